@@ -1,0 +1,20 @@
+//! Where spans go: console, JSON lines, OTLP. One file an exporter.
+
+use crate::span::Span;
+
+pub mod console;
+pub mod json;
+pub mod otlp;
+
+/// Takes finished spans. Never blocks for long and never panics: what can't be
+/// taken is counted and dropped.
+pub trait Exporter: Send {
+    /// Takes a batch; `spans` share no order but that of their end.
+    fn export(&mut self, spans: &[Span]);
+
+    /// Called between batches, at least every 100 ms: time to redraw or to flush.
+    fn tick(&mut self) {}
+
+    /// Writes out what is held, within `deadline`.
+    fn shutdown(&mut self, deadline: std::time::Duration);
+}

@@ -1,0 +1,18 @@
+//! The user side of tracewire. Rooms stand in the order in which data flows;
+//! a room imports only from rooms left of it, and [`pipeline`] alone knows
+//! them all.
+//!
+//! `bpf → connection → protocol → request → propagation → span → export`
+
+pub mod attribute;
+pub mod bpf;
+pub mod config;
+pub mod connection;
+pub mod discover;
+pub mod export;
+pub mod pipeline;
+pub mod propagation;
+pub mod protocol;
+pub mod request;
+pub mod span;
+pub mod telemetry;

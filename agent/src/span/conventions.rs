@@ -1,0 +1,1 @@
+//! Attribute names and the rules of the semantic conventions 1.45.

@@ -1,0 +1,111 @@
+//! What the agent tells the kernel programs before they run.
+
+/// How a process in the `PROCESSES` map is treated.
+pub mod watch {
+    /// Its sockets are observed.
+    pub const WATCHED: u32 = 1;
+    /// Just started; observed until the agent has chosen.
+    pub const PENDING: u32 = 2;
+    /// Known and not chosen.
+    pub const IGNORED: u32 = 3;
+}
+
+/// Byte offsets of kernel structure members, from the running kernel's BTF.
+/// A member that the kernel lacks has offset [`ABSENT`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// `sock.__sk_common.skc_family`
+    pub sk_family: u32,
+    /// `sock.__sk_common.skc_dport` (network order)
+    pub sk_dport: u32,
+    /// `sock.__sk_common.skc_num` (host order)
+    pub sk_num: u32,
+    /// `sock.__sk_common.skc_daddr`
+    pub sk_daddr: u32,
+    /// `sock.__sk_common.skc_rcv_saddr`
+    pub sk_rcv_saddr: u32,
+    /// `sock.__sk_common.skc_v6_daddr`
+    pub sk_v6_daddr: u32,
+    /// `sock.__sk_common.skc_v6_rcv_saddr`
+    pub sk_v6_rcv_saddr: u32,
+    /// `sock.__sk_common.skc_net.net`
+    pub sk_net: u32,
+    /// `sock.__sk_common.skc_cookie`
+    pub sk_cookie: u32,
+    /// `sock.__sk_common.skc_state`
+    pub sk_state: u32,
+    /// `net.ns.inum`
+    pub net_inum: u32,
+    /// `sock.sk_type`
+    pub sk_type: u32,
+    /// `sock.sk_protocol`
+    pub sk_protocol: u32,
+    /// `sock.sk_err`
+    pub sk_err: u32,
+    /// `sock.sk_shutdown` (the byte; a bit-field in old kernels: absent)
+    pub sk_shutdown: u32,
+    /// `tcp_sock.write_seq`
+    pub tcp_write_seq: u32,
+    /// `tcp_sock.copied_seq`
+    pub tcp_copied_seq: u32,
+    /// `tcp_sock.rcv_nxt`
+    pub tcp_rcv_nxt: u32,
+    /// `tcp_sock.snd_una`
+    pub tcp_snd_una: u32,
+    /// `tcp_sock.bytes_received`
+    pub tcp_bytes_received: u32,
+    /// `tcp_sock.bytes_acked`
+    pub tcp_bytes_acked: u32,
+    /// `unix_sock.peer`
+    pub unix_peer: u32,
+    /// `task_struct.stack`
+    pub task_stack: u32,
+    /// `task_struct.files`
+    pub task_files: u32,
+    /// `files_struct.fdt`
+    pub files_fdt: u32,
+    /// `fdtable.fd`
+    pub fdt_fd: u32,
+    /// `fdtable.max_fds`
+    pub fdt_max_fds: u32,
+    /// `file.f_op`
+    pub file_op: u32,
+    /// `file.private_data`
+    pub file_private_data: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `socket.file`
+    pub socket_file: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `signal_struct.live`
+    pub signal_live: u32,
+    /// `task_struct.exit_code`
+    pub task_exit_code: u32,
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.pid`
+    pub task_pid: u32,
+}
+
+/// Offset of a member that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// What the agent wants of the programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// 1: processes that exec become PENDING (`tracewire run` with selectors).
+    pub choose_new: u32,
+    /// 1: children of watched processes are watched.
+    pub follow_children: u32,
+    /// 1: `bpf_loop` may be used (5.17 and up).
+    pub has_loop: u32,
+    /// Kernel stack bytes below `struct pt_regs`: THREAD_SIZE less padding.
+    pub stack_top: u32,
+    /// 1: the helper `bpf_task_pt_regs` exists (5.15 and up).
+    pub has_task_pt_regs: u32,
+    /// 1: listening ports are matched with the `PORTS` map.
+    pub match_ports: u32,
+}

@@ -1,0 +1,2 @@
+//! `cargo xtask TASK`: the project's own commands, one file a task.
+fn main() {}
