@@ -5,10 +5,10 @@
 //! 8-bit type, 8-bit flags, 32-bit stream identifier, all big-endian), cut
 //! over records at any byte:
 //!
-//! * HTTP/2 frames HEADERS, CONTINUATION, RST_STREAM, SETTINGS, GOAWAY and
-//!   PUSH_PROMISE with their payload whole (padding and priority included);
-//! * DATA only where it carries END_STREAM, **without its payload** (the
-//!   length field still names the length on the wire);
+//! * HTTP/2 frames HEADERS, CONTINUATION, RST_STREAM, PUSH_PROMISE with their payload whole (padding and priority included);
+//! * SETTINGS only without ACK and at most 20 settings, GOAWAY without its
+//!   debug data, in both cases with the length that is here;
+//! * DATA only where it carries END_STREAM, empty;
 //! * frames of our own ([`frame`]) from type 0xe0 on, which HTTP/2 never uses.
 //!
 //! WINDOW_UPDATE, PING, PRIORITY and unknown types are left out, so is the

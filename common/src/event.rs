@@ -5,6 +5,8 @@
 //! [`crate::elided`]); pieces of one direction arrive in stream order, and a
 //! piece that does not continue the one before carries [`flags::GAP`].
 
+pub use crate::plain::Plain;
+
 /// First bytes of every record.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,34 +118,42 @@ pub struct Fork {
     pub child: u32,
 }
 
+impl Header {
+    /// All zero.
+    pub const EMPTY: Header = Header {
+        kind: 0,
+        direction: 0,
+        flags: 0,
+        length: 0,
+        time_ns: 0,
+        connection: 0,
+        pid: 0,
+        tid: 0,
+    };
+}
+
+impl Open {
+    /// All zero.
+    pub const EMPTY: Open = Open {
+        family: 0,
+        local_port: 0,
+        peer_port: 0,
+        role: 0,
+        local_address: [0; 16],
+        peer_address: [0; 16],
+        netns: 0,
+        reserved: 0,
+        socket: 0,
+        peer_socket: 0,
+    };
+}
+
 const _: () = {
     assert!(size_of::<Header>() == 32);
     assert!(size_of::<Open>() == 64);
     assert!(size_of::<Close>() == 4);
     assert!(size_of::<Fork>() == 4);
 };
-
-/// A type of this module whose every bit pattern is a value and which has no
-/// padding, so that it can be read from and written as bytes.
-///
-/// # Safety
-/// `#[repr(C)]`, no padding, no invalid bit pattern.
-pub unsafe trait Plain: Copy {
-    /// The value at the start of `bytes`, if there are enough of them.
-    fn read(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() < size_of::<Self>() {
-            return None;
-        }
-        // SAFETY: long enough (checked), any alignment, and every bit pattern is a value.
-        Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast::<Self>()) })
-    }
-
-    /// The value's bytes.
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: no padding, so all bytes are initialised; the borrow lasts as long as `self`.
-        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast::<u8>(), size_of::<Self>()) }
-    }
-}
 
 // SAFETY: integers only; 32 bytes without padding (asserted above).
 unsafe impl Plain for Header {}

@@ -7,4 +7,5 @@
 pub mod elided;
 pub mod event;
 pub mod fault;
+pub mod plain;
 pub mod settings;

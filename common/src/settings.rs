@@ -1,5 +1,7 @@
 //! What the agent tells the kernel programs before they run.
 
+use crate::plain::Plain;
+
 /// How a process in the `PROCESSES` map is treated.
 pub mod watch {
     /// Its sockets are observed.
@@ -109,3 +111,8 @@ pub struct Settings {
     /// 1: listening ports are matched with the `PORTS` map.
     pub match_ports: u32,
 }
+
+// SAFETY: u32 members only.
+unsafe impl Plain for Offsets {}
+// SAFETY: u32 members only.
+unsafe impl Plain for Settings {}

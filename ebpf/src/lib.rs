@@ -1,1 +1,16 @@
+//! The kernel side's own logic, free of any kernel: the framers that turn the
+//! bytes of a socket into its elided stream ([`tracewire_common::elided`]).
+//! It is compiled for the kernel by `main.rs` and for the host by its tests.
+//!
+//! Bias: a direction whose framing is in doubt emits nothing until it is
+//! proven again; what was lost is said, never smoothed over.
+#![no_std]
 
+pub mod connection;
+pub mod http1;
+pub mod http2;
+pub mod io;
+pub mod step;
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,120 @@
-//! Kernel programs.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+//! The kernel programs. Each attribute function reads its context and hands
+//! over to its room in `kernel/`; on any fault the traffic passes unchanged
+//! and a counter goes up.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(missing_docs, reason = "map statics are documented in place")
+)]
+
+#[cfg(target_arch = "bpf")]
+mod kernel;
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::macros::{btf_tracepoint, fexit, raw_tracepoint};
+    use aya_ebpf::programs::{BtfTracePointContext, FExitContext, RawTracePointContext};
+    use tracewire_common::event::direction;
+
+    use crate::kernel::{process, socket, syscall};
+
+    /// Rung 1 (6.3 and up): the end of every socket send.
+    #[btf_tracepoint(function = "sock_send_length")]
+    pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(1), direction::SEND);
+        0
+    }
+
+    /// Rung 1 (6.3 and up): the end of every socket receive.
+    #[btf_tracepoint(function = "sock_recv_length")]
+    pub fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(1), direction::RECEIVE);
+        0
+    }
+
+    /// Rung 2 (trampolines): the end of `tcp_sendmsg(sk, msg, size)`.
+    #[fexit(function = "tcp_sendmsg")]
+    pub fn tcp_sendmsg(ctx: FExitContext) -> i32 {
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(3), direction::SEND);
+        0
+    }
+
+    /// Rung 2: the end of `tcp_recvmsg(sk, msg, len, flags, addr_len)` (5.19 and up).
+    #[fexit(function = "tcp_recvmsg")]
+    pub fn tcp_recvmsg(ctx: FExitContext) -> i32 {
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(5), direction::RECEIVE);
+        0
+    }
+
+    /// Rung 2: the end of `tcp_recvmsg(sk, msg, len, nonblock, flags, addr_len)` (before 5.19).
+    #[fexit(function = "tcp_recvmsg")]
+    pub fn tcp_recvmsg_nonblock(ctx: FExitContext) -> i32 {
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(6), direction::RECEIVE);
+        0
+    }
+
+    /// Rung 2: the end of `unix_stream_sendmsg(sock, msg, len)`.
+    #[fexit(function = "unix_stream_sendmsg")]
+    pub fn unix_stream_sendmsg(ctx: FExitContext) -> i32 {
+        socket::transferred_unix(ctx.arg(0), ctx.arg::<i32>(3), direction::SEND);
+        0
+    }
+
+    /// Rung 2: the end of `unix_stream_recvmsg(sock, msg, size, flags)`.
+    #[fexit(function = "unix_stream_recvmsg")]
+    pub fn unix_stream_recvmsg(ctx: FExitContext) -> i32 {
+        socket::transferred_unix(ctx.arg(0), ctx.arg::<i32>(4), direction::RECEIVE);
+        0
+    }
+
+    /// Rung 3: the end of every system call.
+    #[raw_tracepoint(tracepoint = "sys_exit")]
+    pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
+        syscall::ended(ctx.arg::<u64>(0), ctx.arg::<i64>(1));
+        0
+    }
+
+    /// State changes of TCP sockets: listeners and ends.
+    #[btf_tracepoint(function = "inet_sock_set_state")]
+    pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+        socket::state(ctx.arg(0), ctx.arg::<i32>(2));
+        0
+    }
+
+    /// A process or thread was made.
+    #[btf_tracepoint(function = "sched_process_fork")]
+    pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+        process::forked(ctx.arg(0), ctx.arg(1));
+        0
+    }
+
+    /// A process replaced its program.
+    #[btf_tracepoint(function = "sched_process_exec")]
+    pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
+        process::executed();
+        0
+    }
+
+    /// A thread ends.
+    #[btf_tracepoint(function = "sched_process_exit")]
+    pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+        process::ended(ctx.arg(0));
+        0
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: no program keeps a path to a panic: the verifier refuses the endless loop that this would be.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// The kernel asks for a GPL-compatible licence for most helpers.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,0 +1,1 @@
+//! What this kernel, these privileges and this lockdown allow.

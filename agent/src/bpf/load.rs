@@ -1,0 +1,299 @@
+//! Loads and attaches.
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{BtfTracePoint, FExit, ProgramError, RawTracePoint};
+use aya::{Ebpf, EbpfLoader};
+use tracewire_common::fault;
+use tracewire_common::plain::Plain;
+use tracewire_common::settings::{Settings, watch};
+
+use super::OBJECT;
+use super::btf::{self, Btf};
+
+/// How socket data is seen, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// `tp_btf` on `sock_send_length` and `sock_recv_length`: kernel 6.3 and up.
+    SocketTracepoints,
+    /// `fexit` on `tcp_sendmsg`, `tcp_recvmsg` and their Unix likes: 5.8 and up, where trampolines are allowed.
+    Trampolines,
+    /// The raw tracepoint `sys_exit`: everywhere, at a price for every system call.
+    SystemCalls,
+}
+
+impl Rung {
+    /// All, best first.
+    pub const ALL: [Rung; 3] = [Rung::SocketTracepoints, Rung::Trampolines, Rung::SystemCalls];
+
+    /// Its name in messages and flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rung::SocketTracepoints => "socket-tracepoints",
+            Rung::Trampolines => "trampolines",
+            Rung::SystemCalls => "system-calls",
+        }
+    }
+}
+
+/// Why the kernel side is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The binary has no BPF object inside.
+    #[error("this tracewire was built without its kernel programs: build it with `cargo xtask build`")]
+    NoObject,
+    /// No type information.
+    #[error(transparent)]
+    Btf(#[from] btf::Error),
+    /// The object could not be loaded.
+    #[error(
+        "the kernel refused the programs' maps: {0} (needs CAP_BPF and CAP_PERFMON, or root; `tracewire check` tells more)"
+    )]
+    Load(String),
+    /// No way of seeing socket data works.
+    #[error("no hook on socket data works here; tried {0}")]
+    NoRung(String),
+    /// A program that nothing works without.
+    #[error("the kernel refused `{program}`: {reason}")]
+    Program {
+        /// Name of the program.
+        program: &'static str,
+        /// What the kernel said.
+        reason: String,
+    },
+}
+
+/// What to load.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request {
+    /// New processes are pending until they are chosen.
+    pub choose_new: bool,
+    /// Listeners are matched with ports.
+    pub match_ports: bool,
+    /// Only this rung is tried.
+    pub rung: Option<Rung>,
+    /// Size of the ring buffer, bytes: a power of two.
+    pub ring_bytes: u32,
+    /// Connections remembered at a time.
+    pub connections: u32,
+}
+
+/// The loaded and attached kernel side.
+pub struct Kernel {
+    ebpf: Ebpf,
+    /// The rung that is in use.
+    pub rung: Rung,
+    /// Abilities that are missing, with the reason.
+    pub missing: Vec<(&'static str, String)>,
+}
+
+/// Kernel version as (major, minor).
+pub fn version() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// THREAD_SIZE of x86_64 (16 KiB) less `struct pt_regs`; used only before 5.15.
+const STACK_TOP: u32 = 16 * 1024 - 168;
+
+impl Kernel {
+    /// Loads and attaches everything but processes: nothing is observed yet.
+    pub fn load(request: Request) -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NoObject);
+        }
+        let types = Btf::kernel()?;
+        let offsets = types.offsets()?;
+        let recvmsg_parameters = types.parameters("tcp_recvmsg").unwrap_or(0);
+        drop(types);
+        let settings = Settings {
+            choose_new: u32::from(request.choose_new),
+            follow_children: 1,
+            has_loop: u32::from(version() >= (5, 17)),
+            stack_top: STACK_TOP,
+            has_task_pt_regs: u32::from(version() >= (5, 15)),
+            match_ports: u32::from(request.match_ports),
+        };
+        let kernel_types = aya::Btf::from_sys_fs().map_err(|e| Error::Load(chain(&e)))?;
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&kernel_types))
+            .override_global("OFFSETS", offsets.bytes(), true)
+            .override_global("SETTINGS", settings.bytes(), true)
+            .map_max_entries("EVENTS", request.ring_bytes.max(64 * 1024))
+            .map_max_entries("CONNECTIONS", request.connections.max(64))
+            .load(OBJECT)
+            .map_err(|e| Error::Load(chain(&e)))?;
+
+        for (program, tracepoint) in [
+            ("sched_process_fork", "sched_process_fork"),
+            ("sched_process_exec", "sched_process_exec"),
+            ("sched_process_exit", "sched_process_exit"),
+            ("inet_sock_set_state", "inet_sock_set_state"),
+        ] {
+            trace(&mut ebpf, program, tracepoint, &kernel_types)
+                .map_err(|reason| Error::Program { program, reason })?;
+        }
+        let mut tried = Vec::new();
+        let mut missing = Vec::new();
+        let rungs = Rung::ALL
+            .into_iter()
+            .filter(|r| request.rung.is_none_or(|only| only == *r));
+        for rung in rungs {
+            match climb(&mut ebpf, rung, &kernel_types, recvmsg_parameters, &mut missing) {
+                Ok(()) => return Ok(Kernel { ebpf, rung, missing }),
+                Err(reason) => tried.push(format!("{}: {reason}", rung.name())),
+            }
+        }
+        Err(Error::NoRung(tried.join("; ")))
+    }
+
+    /// The ring buffer; taken once.
+    pub fn events(&mut self) -> Option<RingBuf<MapData>> {
+        RingBuf::try_from(self.ebpf.take_map("EVENTS")?).ok()
+    }
+
+    /// The flag that asks for a wake-up; taken once.
+    pub fn sleeping(&mut self) -> Option<Array<MapData, u32>> {
+        Array::try_from(self.ebpf.take_map("SLEEPING")?).ok()
+    }
+
+    /// Observes a process from now on.
+    pub fn watch(&mut self, pid: u32) -> bool {
+        self.processes()
+            .is_some_and(|mut p| p.insert(pid, watch::WATCHED, 0).is_ok())
+    }
+
+    /// Observes a process no more.
+    pub fn unwatch(&mut self, pid: u32) {
+        if let Some(mut processes) = self.processes() {
+            // Absent is as good as removed.
+            let _ = processes.remove(&pid);
+        }
+    }
+
+    /// Chooses processes that begin to listen on a port.
+    pub fn choose_port(&mut self, port: u16) -> bool {
+        self.ebpf
+            .map_mut("PORTS")
+            .and_then(|m| HashMap::<_, u32, u32>::try_from(m).ok())
+            .is_some_and(|mut ports| ports.insert(u32::from(port), 1, 0).is_ok())
+    }
+
+    fn processes(&mut self) -> Option<HashMap<&mut MapData, u32, u32>> {
+        HashMap::try_from(self.ebpf.map_mut("PROCESSES")?).ok()
+    }
+
+    /// Faults since the start, by [`fault::NAMES`].
+    pub fn faults(&self) -> [u64; fault::COUNT as usize] {
+        let mut sums = [0; fault::COUNT as usize];
+        if let Some(map) = self
+            .ebpf
+            .map("FAULTS")
+            .and_then(|m| PerCpuArray::<_, u64>::try_from(m).ok())
+        {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = map.get(&(i as u32), 0).map_or(0, |v| v.iter().sum());
+            }
+        }
+        sums
+    }
+
+    /// Bytes that left the kernel since the start.
+    pub fn bytes(&self) -> u64 {
+        self.ebpf
+            .map("BYTES")
+            .and_then(|m| PerCpuArray::<_, u64>::try_from(m).ok())
+            .and_then(|m| m.get(&0, 0).ok())
+            .map_or(0, |v| v.iter().sum())
+    }
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// What the kernel said: of the verifier's log only its end.
+fn reason(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        if std::env::var_os("TRACEWIRE_VERIFIER_LOG").is_some() {
+            eprintln!("{log}");
+        }
+        let lines: Vec<&str> = log.lines().filter(|l| !l.starts_with("processed")).collect();
+        let last = lines.last().copied().unwrap_or_default();
+        return format!("{io_error} {last}").trim().to_owned();
+    }
+    chain(error)
+}
+
+fn trace(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str, types: &aya::Btf) -> Result<(), String> {
+    let p: &mut BtfTracePoint = ebpf
+        .program_mut(program)
+        .and_then(|p| p.try_into().ok())
+        .ok_or_else(|| format!("no program {program}"))?;
+    p.load(tracepoint, types).map_err(|e| reason(&e))?;
+    p.attach().map_err(|e| reason(&e))?;
+    Ok(())
+}
+
+fn exit(ebpf: &mut Ebpf, program: &'static str, function: &str, types: &aya::Btf) -> Result<(), String> {
+    let p: &mut FExit = ebpf
+        .program_mut(program)
+        .and_then(|p| p.try_into().ok())
+        .ok_or_else(|| format!("no program {program}"))?;
+    p.load(function, types).map_err(|e| reason(&e))?;
+    p.attach().map_err(|e| reason(&e))?;
+    Ok(())
+}
+
+fn climb(
+    ebpf: &mut Ebpf,
+    rung: Rung,
+    types: &aya::Btf,
+    recvmsg_parameters: u32,
+    missing: &mut Vec<(&'static str, String)>,
+) -> Result<(), String> {
+    match rung {
+        Rung::SocketTracepoints => {
+            trace(ebpf, "sock_send_length", "sock_send_length", types)?;
+            trace(ebpf, "sock_recv_length", "sock_recv_length", types)
+        }
+        Rung::Trampolines => {
+            let receive = if recvmsg_parameters == 6 {
+                "tcp_recvmsg_nonblock"
+            } else {
+                "tcp_recvmsg"
+            };
+            exit(ebpf, "tcp_sendmsg", "tcp_sendmsg", types)?;
+            exit(ebpf, receive, "tcp_recvmsg", types)?;
+            let unix = exit(ebpf, "unix_stream_sendmsg", "unix_stream_sendmsg", types)
+                .and_then(|()| exit(ebpf, "unix_stream_recvmsg", "unix_stream_recvmsg", types));
+            if let Err(reason) = unix {
+                missing.push(("Unix sockets", reason));
+            }
+            Ok(())
+        }
+        Rung::SystemCalls => {
+            let p: &mut RawTracePoint = ebpf
+                .program_mut("sys_exit")
+                .and_then(|p| p.try_into().ok())
+                .ok_or("no program sys_exit")?;
+            p.load().map_err(|e| reason(&e))?;
+            p.attach("sys_exit").map_err(|e| reason(&e))?;
+            Ok(())
+        }
+    }
+}

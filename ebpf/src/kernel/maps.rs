@@ -1,0 +1,319 @@
+//! The maps and globals, behind getters.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use tracewire_common::event::Header;
+use tracewire_common::fault::{self, Fault};
+use tracewire_common::settings::{Offsets, Settings};
+use tracewire_ebpf::connection::{Connection, Flow, Message, Shared};
+use tracewire_ebpf::io::WINDOW;
+
+/// Bytes of elided stream that a record holds at most.
+pub const RECORD: usize = 16 * 1024;
+/// Bytes that one copy moves at most.
+pub const COPY: usize = 4 * 1024;
+
+/// Where a program builds its record. Tracing programs do not nest on one CPU
+/// with themselves, so one a program is enough.
+#[repr(C)]
+pub struct Scratch {
+    /// Header of the record.
+    pub header: Header,
+    /// The elided stream of the record.
+    pub data: [u8; RECORD + COPY],
+    /// Where the walk over the call stands.
+    pub cursor: Cursor,
+    /// What [`tracewire_ebpf::io::Io::peek`] read.
+    pub window: [u8; WINDOW],
+    /// Flow of a dry run.
+    pub dry: Flow,
+    /// What its two directions would share.
+    pub dry_shared: Shared,
+}
+
+/// Where a walk stands. It is here and not on the stack, because the verifier
+/// forgets what it knew of a value that went through a map: paths that differ
+/// only in such values are then one path.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Cursor {
+    /// User address of the next iovec.
+    pub vector: u64,
+    /// User address of the next byte.
+    pub base: u64,
+    /// iovecs left.
+    pub vectors: u32,
+    /// Bytes left at `base`.
+    pub segment: u32,
+    /// Bytes left of the call.
+    pub left: u32,
+    /// Bytes of the record so far.
+    pub out: u32,
+    /// One of [`crate::kernel::walk::stop`].
+    pub stop: u32,
+    /// 1: nothing is emitted or stored.
+    pub dry: u32,
+    /// 1: a record was dropped, so that the rest of the frame must not follow.
+    pub dropped: u32,
+    /// Bytes of the call.
+    pub moved: u32,
+    /// The first piece, to begin again after a dry run.
+    pub first: (u64, u64, u32, u32),
+}
+
+/// A stream of one direction of a connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamKey {
+    /// Cookie of the socket.
+    pub connection: u64,
+    /// Stream identifier.
+    pub stream: u32,
+    /// Direction.
+    pub direction: u32,
+}
+
+/// Records to the agent. Its size is set by the agent.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(16 * 1024 * 1024, 0);
+
+/// Processes by tgid: see `settings::watch`.
+#[map]
+static PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Ports whose listeners are chosen.
+#[map]
+static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Connections by cookie.
+#[map]
+static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(16384, 0);
+
+/// Streams in the middle of a message, or that are not gRPC.
+#[map]
+static STREAMS: LruHashMap<StreamKey, Message> = LruHashMap::with_max_entries(8192, 0);
+
+/// Messages done of a sendmmsg or recvmmsg under way, by thread.
+#[map]
+static MULTI: LruHashMap<u32, u32> = LruHashMap::with_max_entries(1024, 0);
+
+/// By direction.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+
+/// Faults by number.
+#[map]
+static FAULTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(fault::COUNT, 0);
+
+/// Bytes that left by the ring buffer, per CPU.
+#[map]
+static BYTES: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Element 0 is 1 while the agent sleeps and must be woken.
+#[map]
+static SLEEPING: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Set by the agent before loading.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = Offsets {
+    sk_family: 0,
+    sk_dport: 0,
+    sk_num: 0,
+    sk_daddr: 0,
+    sk_rcv_saddr: 0,
+    sk_v6_daddr: 0,
+    sk_v6_rcv_saddr: 0,
+    sk_net: 0,
+    sk_cookie: 0,
+    sk_state: 0,
+    net_inum: 0,
+    sk_type: 0,
+    sk_protocol: 0,
+    sk_err: 0,
+    sk_shutdown: 0,
+    tcp_write_seq: 0,
+    tcp_copied_seq: 0,
+    tcp_rcv_nxt: 0,
+    tcp_snd_una: 0,
+    tcp_bytes_received: 0,
+    tcp_bytes_acked: 0,
+    unix_peer: 0,
+    task_stack: 0,
+    task_files: 0,
+    files_fdt: 0,
+    fdt_fd: 0,
+    fdt_max_fds: 0,
+    file_op: 0,
+    file_private_data: 0,
+    socket_sk: 0,
+    socket_file: 0,
+    task_signal: 0,
+    signal_live: 0,
+    task_exit_code: 0,
+    task_tgid: 0,
+    task_pid: 0,
+};
+
+/// Set by the agent before loading.
+#[unsafe(no_mangle)]
+static SETTINGS: Settings = Settings {
+    choose_new: 0,
+    follow_children: 0,
+    has_loop: 0,
+    stack_top: 0,
+    has_task_pt_regs: 0,
+    match_ports: 0,
+};
+
+/// An empty connection, copied into the map from here: it is too large for the stack.
+static EMPTY: Connection = Connection::EMPTY;
+
+/// A member of [`Offsets`], read so that the compiler does not use the value it sees here.
+macro_rules! offset {
+    ($member:ident) => {
+        $crate::kernel::maps::offset_at::<{ core::mem::offset_of!(tracewire_common::settings::Offsets, $member) }>()
+    };
+}
+pub(crate) use offset;
+
+/// A member of [`Settings`], read likewise.
+macro_rules! setting {
+    ($member:ident) => {
+        $crate::kernel::maps::setting_at::<{ core::mem::offset_of!(tracewire_common::settings::Settings, $member) }>()
+    };
+}
+pub(crate) use setting;
+
+#[inline(always)]
+pub fn offset_at<const AT: usize>() -> usize {
+    // SAFETY: `offset_of!` gave AT: a u32 inside OFFSETS.
+    let member = unsafe { (&raw const OFFSETS).byte_add(AT) };
+    // SAFETY: as above; it lives as long as the program.
+    unsafe { core::ptr::read_volatile(member.cast::<u32>()) as usize }
+}
+
+#[inline(always)]
+pub fn setting_at<const AT: usize>() -> u32 {
+    // SAFETY: `offset_of!` gave AT: a u32 inside SETTINGS.
+    let member = unsafe { (&raw const SETTINGS).byte_add(AT) };
+    // SAFETY: as above; it lives as long as the program.
+    unsafe { core::ptr::read_volatile(member.cast::<u32>()) }
+}
+
+/// How a process is treated; None: not at all.
+#[inline(always)]
+pub fn watched(pid: u32) -> Option<u32> {
+    // SAFETY: the value is an integer that only the agent and `watch` write, whole.
+    unsafe { PROCESSES.get(&pid) }.copied()
+}
+
+#[inline(always)]
+pub fn watch(pid: u32, how: u32) {
+    let _ = PROCESSES.insert(&pid, &how, 0);
+}
+
+#[inline(always)]
+pub fn unwatch(pid: u32) {
+    let _ = PROCESSES.remove(&pid);
+}
+
+#[inline(always)]
+pub fn port_chosen(port: u32) -> bool {
+    PORTS.get_ptr(&port).is_some()
+}
+
+#[inline(always)]
+pub fn connection(cookie: u64) -> Option<*mut Connection> {
+    CONNECTIONS.get_ptr_mut(&cookie)
+}
+
+#[inline(always)]
+pub fn add_connection(cookie: u64) -> Option<*mut Connection> {
+    if CONNECTIONS.insert(&cookie, &EMPTY, 0).is_err() {
+        count(Fault::ConnectionsFull);
+        return None;
+    }
+    CONNECTIONS.get_ptr_mut(&cookie)
+}
+
+#[inline(always)]
+pub fn forget_connection(cookie: u64) {
+    let _ = CONNECTIONS.remove(&cookie);
+}
+
+#[inline(always)]
+pub fn stream(key: &StreamKey) -> Option<*const Message> {
+    STREAMS.get_ptr(key)
+}
+
+#[inline(always)]
+pub fn store_stream(key: &StreamKey, message: &Message) -> bool {
+    STREAMS.insert(key, message, 0).is_ok()
+}
+
+#[inline(always)]
+pub fn forget_stream(key: &StreamKey) {
+    let _ = STREAMS.remove(key);
+}
+
+#[inline(always)]
+pub fn multi(tid: u32) -> u32 {
+    // SAFETY: the value is an integer that only this thread's programs write.
+    unsafe { MULTI.get(&tid) }.copied().unwrap_or(0)
+}
+
+#[inline(always)]
+pub fn set_multi(tid: u32, done: u32) {
+    if done == 0 {
+        let _ = MULTI.remove(&tid);
+    } else {
+        let _ = MULTI.insert(&tid, &done, 0);
+    }
+}
+
+#[inline(always)]
+pub fn scratch(direction: u8) -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(u32::from(direction & 1))
+}
+
+/// Counts a fault.
+#[inline(always)]
+pub fn count(fault: Fault) {
+    if let Some(slot) = FAULTS.get_ptr_mut(fault as u32) {
+        // SAFETY: a live element of a per-CPU map.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// Sends `size` bytes from `record`; wakes the agent only if it sleeps.
+///
+/// # Safety
+/// `record` points to `size` readable bytes, which the verifier checks too.
+#[inline(always)]
+pub unsafe fn output(record: *const u8, size: u64) -> bool {
+    use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+    let wake = match SLEEPING.get_ptr_mut(0) {
+        // SAFETY: a live element of an array map; the race with the agent's write costs one wake-up.
+        Some(sleeping) if unsafe { core::ptr::read_volatile(sleeping) } != 0 => {
+            // SAFETY: as above.
+            unsafe { core::ptr::write_volatile(sleeping, 0) };
+            BPF_RB_FORCE_WAKEUP
+        }
+        _ => BPF_RB_NO_WAKEUP,
+    };
+    let map = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: the caller vouches for the record, the map is a ring buffer.
+    let result = unsafe {
+        aya_ebpf::helpers::generated::bpf_ringbuf_output(map, record.cast_mut().cast(), size, u64::from(wake))
+    };
+    if result != 0 {
+        count(Fault::RingFull);
+        return false;
+    }
+    if let Some(bytes) = BYTES.get_ptr_mut(0) {
+        // SAFETY: a live element of a per-CPU map.
+        unsafe { *bytes += size };
+    }
+    true
+}

@@ -1,0 +1,40 @@
+//! Reads of kernel and user memory, and the barrier that keeps a bound where
+//! the verifier sees it.
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
+
+/// Hides a value from the optimiser, so that a mask or comparison that
+/// follows stays, on the register that is then used.
+#[inline(always)]
+pub fn opaque(mut value: u64) -> u64 {
+    // SAFETY: a move of a register to itself; an empty text would leave two line records at one instruction, which the kernel refuses.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// A plain value at a kernel address; zero where it can't be read.
+#[inline(always)]
+pub fn kernel<T: Copy>(address: u64) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    // SAFETY: writes at most `size_of::<T>()` bytes to `value`; a bad address is an error, not a fault.
+    let result =
+        unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: only instantiated with integers and byte arrays.
+    Some(unsafe { value.assume_init() })
+}
+
+/// The same at a user address of the current task.
+#[inline(always)]
+pub fn user<T: Copy>(address: u64) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    // SAFETY: writes at most `size_of::<T>()` bytes to `value`; a bad address is an error, not a fault.
+    let result = unsafe { bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: only instantiated with integers and arrays of them.
+    Some(unsafe { value.assume_init() })
+}

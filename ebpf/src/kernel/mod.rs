@@ -1,0 +1,10 @@
+//! The rooms that touch the kernel: maps, user memory, tracepoints. All
+//! `unsafe` of the kernel side stands below this module.
+
+pub mod emit;
+pub mod maps;
+pub mod memory;
+pub mod process;
+pub mod socket;
+pub mod syscall;
+pub mod walk;
