@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+pub mod record;
+
 /// The ends of one connection as the observed process sees them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {

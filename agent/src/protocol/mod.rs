@@ -1,5 +1,7 @@
 //! Elided streams → messages, by protocol.
 
+pub mod elided;
+pub mod fields;
 pub mod hpack;
 pub mod http1;
 pub mod http2;

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use crate::connection::Peer;
 
+pub mod assemble;
+pub mod sort;
+
 /// Which side of the exchange the observed process was on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {

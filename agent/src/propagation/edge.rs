@@ -1,0 +1,148 @@
+//! The two ends of one connection on this node are one edge: what the client's
+//! end knows of a stream tells the server's end who called, with no header.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
+
+use crate::connection::Transport;
+use crate::connection::record::Opened;
+use crate::span::SpanContext;
+
+/// Streams whose client's end is remembered.
+const CONTEXTS: usize = 32 * 1024;
+/// Connections remembered after they closed.
+const CLOSED: usize = 4096;
+
+/// How an end of a connection is named from the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Name {
+    /// Addresses and ports of this end and the other; loopback is one per network namespace.
+    Ip {
+        netns: u32,
+        local: (IpAddr, u16),
+        remote: (IpAddr, u16),
+    },
+    /// The two sockets of a Unix connection.
+    Unix { local: u64, remote: u64 },
+}
+
+#[derive(Clone, Copy)]
+struct End {
+    name: Name,
+    origin: bool,
+}
+
+/// What the client's end of a stream knows.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Identity of the client span.
+    pub context: SpanContext,
+    /// When the client's end saw the request, CLOCK_BOOTTIME ns.
+    pub start_ns: u64,
+    /// When the server's end saw it, if that was earlier: a send is seen at its end.
+    pub earlier_ns: Option<u64>,
+}
+
+/// All connections of this node that are observed, by their ends.
+#[derive(Default)]
+pub struct Edges {
+    ends: FxHashMap<u64, End>,
+    by_name: FxHashMap<Name, u64>,
+    closed: VecDeque<u64>,
+    callers: FxHashMap<(u64, u32), Caller>,
+    order: VecDeque<(u64, u32)>,
+}
+
+impl Edges {
+    /// A connection was first seen.
+    pub fn opened(&mut self, opened: &Opened, origin: bool) {
+        let name = match (opened.peer.transport, opened.peer.local, opened.peer.remote) {
+            (Transport::Unix, ..) => {
+                if opened.peer_socket == 0 {
+                    return;
+                }
+                Name::Unix {
+                    local: opened.socket,
+                    remote: opened.peer_socket,
+                }
+            }
+            (_, Some(local), Some(remote)) => {
+                // A loopback address means another host in each network namespace.
+                let netns = if local.0.is_loopback() { opened.netns } else { 0 };
+                Name::Ip { netns, local, remote }
+            }
+            _ => return,
+        };
+        let key = opened.peer.connection;
+        self.by_name.insert(name, key);
+        self.ends.insert(key, End { name, origin });
+    }
+
+    /// A connection is gone; its end is remembered for a while, since the other end may report later.
+    pub fn closed(&mut self, connection: u64) {
+        if !self.ends.contains_key(&connection) {
+            return;
+        }
+        self.closed.push_back(connection);
+        if self.closed.len() > CLOSED
+            && let Some(old) = self.closed.pop_front()
+            && let Some(end) = self.ends.remove(&old)
+            && self.by_name.get(&end.name) == Some(&old)
+        {
+            self.by_name.remove(&end.name);
+        }
+    }
+
+    /// The other end of a connection, if it is observed too.
+    pub fn other_end(&self, connection: u64) -> Option<u64> {
+        let other = match self.ends.get(&connection)?.name {
+            Name::Ip { netns, local, remote } => Name::Ip {
+                netns,
+                local: remote,
+                remote: local,
+            },
+            Name::Unix { local, remote } => Name::Unix {
+                local: remote,
+                remote: local,
+            },
+        };
+        self.by_name.get(&other).copied()
+    }
+
+    /// Whether streams of both ends can be told by number: HTTP/2's are on the
+    /// wire, HTTP/1's are counted and so must have been counted from the start.
+    pub fn comparable(&self, connection: u64, other: u64, numbered: bool) -> bool {
+        let origin = |key| self.ends.get(&key).is_some_and(|e: &End| e.origin);
+        numbered || origin(connection) && origin(other)
+    }
+
+    /// The client's end saw a request.
+    pub fn called(&mut self, connection: u64, stream: u32, context: SpanContext, start_ns: u64) {
+        self.callers.insert(
+            (connection, stream),
+            Caller {
+                context,
+                start_ns,
+                earlier_ns: None,
+            },
+        );
+        self.order.push_back((connection, stream));
+        if self.order.len() > CONTEXTS
+            && let Some(old) = self.order.pop_front()
+        {
+            self.callers.remove(&old);
+        }
+    }
+
+    /// Whether the client's end of a stream was seen.
+    pub fn knows(&self, connection: u64, stream: u32) -> bool {
+        self.callers.contains_key(&(connection, stream))
+    }
+
+    /// What the client's end of a stream knows.
+    pub fn caller(&mut self, connection: u64, stream: u32) -> Option<&mut Caller> {
+        self.callers.get_mut(&(connection, stream))
+    }
+}

@@ -1,0 +1,262 @@
+//! Identities of spans: chosen when a request begins, completed when it ends.
+//!
+//! * A client's request that carries no `traceparent` gets new ids.
+//! * One that carries it *is* that span: its id becomes ours, so that no second
+//!   tree contradicts the application's. Where the same id was seen before (a
+//!   proxy that passes the header on), ours is a child of it.
+//! * A server's span hangs below the client's span of the same stream when that
+//!   end is observed too, else below the `traceparent` that it received.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustc_hash::FxHashMap;
+
+use super::edge::Edges;
+use super::w3c::{self, RANDOM, SAMPLED, TraceParent};
+use crate::request::assemble::Output;
+use crate::request::{Exchange, Role, Seen, Version};
+use crate::span::SpanContext;
+
+/// How long a server's exchange waits for its client's end to be reported, ns.
+const PATIENCE: u64 = 60_000_000;
+/// Exchanges that wait at a time.
+const WAITING: usize = 16 * 1024;
+/// Sent span ids remembered.
+const SENT: usize = 16 * 1024;
+/// Identities of requests under way.
+const OPEN: usize = 128 * 1024;
+
+/// An exchange with its identity.
+pub type Identified = (Box<Exchange>, SpanContext);
+
+struct Waiting {
+    exchange: Box<Exchange>,
+    until_ns: u64,
+}
+
+/// Gives identities.
+pub struct Identities {
+    random: StdRng,
+    edges: Edges,
+    /// Client requests under way.
+    open: FxHashMap<(u64, u32), SpanContext>,
+    sent: HashSet<[u8; 24]>,
+    sent_order: VecDeque<[u8; 24]>,
+    waiting: VecDeque<Waiting>,
+    /// Server spans that found their client's span on this node.
+    pub joined: u64,
+}
+
+impl Identities {
+    /// `seed` decides all ids: random for an agent, fixed for a replay in a test.
+    pub fn new(seed: [u8; 32]) -> Self {
+        Identities {
+            random: StdRng::from_seed(seed),
+            edges: Edges::default(),
+            open: FxHashMap::default(),
+            sent: HashSet::new(),
+            sent_order: VecDeque::new(),
+            waiting: VecDeque::new(),
+            joined: 0,
+        }
+    }
+
+    /// Takes what the assembler found; finished exchanges go to `out` as soon as their identity is sure.
+    pub fn take(&mut self, output: Output, out: &mut Vec<Identified>) {
+        match output {
+            Output::Opened { opened, origin } => self.edges.opened(&opened, origin),
+            Output::Closed { connection } => self.edges.closed(connection),
+            Output::Begun {
+                connection,
+                stream,
+                role: Role::Client,
+                start_ns,
+                traceparent,
+                tracestate,
+            } => {
+                let context = self.client(&traceparent, &tracestate);
+                self.edges.called(connection, stream, context.clone(), start_ns);
+                if self.open.len() < OPEN {
+                    self.open.insert((connection, stream), context);
+                }
+            }
+            Output::Begun { .. } => {}
+            Output::Ended(exchange) => self.ended(exchange, out),
+        }
+    }
+
+    /// Lets go what waited long enough.
+    pub fn tick(&mut self, now_ns: u64, out: &mut Vec<Identified>) {
+        // Those that found their caller meanwhile, and those whose time is over. Time only
+        // moves forward, so the first that still waits keeps the rest waiting too.
+        while let Some(first) = self.waiting.pop_front() {
+            if first.until_ns > now_ns && !self.caller_known(&first.exchange) {
+                self.waiting.push_front(first);
+                break;
+            }
+            self.resolve(first.exchange, out);
+        }
+    }
+
+    fn ended(&mut self, mut exchange: Box<Exchange>, out: &mut Vec<Identified>) {
+        let key = (exchange.peer.connection, exchange.stream);
+        match exchange.role {
+            Role::Client => {
+                if let Some(earlier) = self.edges.caller(key.0, key.1).and_then(|c| c.earlier_ns) {
+                    exchange.start_ns = exchange.start_ns.min(earlier);
+                }
+                let context = match self.open.remove(&key) {
+                    Some(context) => context,
+                    None => self.client(&exchange.request.traceparent, &exchange.request.tracestate),
+                };
+                out.push((exchange, context));
+            }
+            Role::Server => {
+                if self.caller_known(&exchange) || !local(&exchange) || self.waiting.len() >= WAITING {
+                    self.resolve(exchange, out);
+                } else {
+                    // Its client's send may be reported a little later: a send is seen at its end.
+                    let until_ns = exchange.end_ns + PATIENCE;
+                    self.waiting.push_back(Waiting { exchange, until_ns });
+                }
+            }
+        }
+    }
+
+    fn caller_known(&self, exchange: &Exchange) -> bool {
+        self.edges
+            .other_end(exchange.peer.connection)
+            .is_some_and(|other| self.edges.knows(other, exchange.stream))
+    }
+
+    /// The server's side: below its client's span, below what the wire says, or a root.
+    fn resolve(&mut self, mut exchange: Box<Exchange>, out: &mut Vec<Identified>) {
+        let wire = parse(&exchange.request.traceparent);
+        let state = state(&exchange.request.tracestate);
+        let connection = exchange.peer.connection;
+        let numbered = exchange.version == Version::Http2;
+        let span_id = self.span_id();
+        if let Some(other) = self.edges.other_end(connection)
+            && self.edges.comparable(connection, other, numbered)
+            && let Some(caller) = self.edges.caller(other, exchange.stream)
+            && wire.is_none_or(|w| w.trace_id == caller.context.trace_id)
+        {
+            if exchange.start_ns < caller.start_ns {
+                caller.earlier_ns = Some(exchange.start_ns);
+            }
+            let context = SpanContext {
+                span_id,
+                parent: Some(caller.context.span_id),
+                parent_is_remote: true,
+                trace_id: caller.context.trace_id,
+                flags: caller.context.flags,
+                trace_state: state.or_else(|| caller.context.trace_state.clone()),
+            };
+            exchange.start_ns = exchange.start_ns.min(exchange.end_ns);
+            self.joined += 1;
+            out.push((exchange, context));
+            return;
+        }
+        let context = match wire {
+            Some(wire) => SpanContext {
+                trace_id: wire.trace_id,
+                span_id,
+                parent: Some(wire.span_id),
+                parent_is_remote: true,
+                flags: wire.flags,
+                trace_state: state,
+            },
+            None => self.root(span_id),
+        };
+        out.push((exchange, context));
+    }
+
+    /// The client's side.
+    fn client(&mut self, traceparent: &Seen<Arc<str>>, tracestate: &Seen<Arc<str>>) -> SpanContext {
+        let Some(wire) = parse(traceparent) else {
+            let span_id = self.span_id();
+            return self.root(span_id);
+        };
+        let trace_state = state(tracestate);
+        let mut key = [0; 24];
+        key[..16].copy_from_slice(&wire.trace_id);
+        key[16..].copy_from_slice(&wire.span_id);
+        if self.sent.insert(key) {
+            self.sent_order.push_back(key);
+            if self.sent_order.len() > SENT
+                && let Some(old) = self.sent_order.pop_front()
+            {
+                self.sent.remove(&old);
+            }
+            return SpanContext {
+                trace_id: wire.trace_id,
+                span_id: wire.span_id,
+                parent: None,
+                parent_is_remote: false,
+                flags: wire.flags,
+                trace_state,
+            };
+        }
+        SpanContext {
+            trace_id: wire.trace_id,
+            span_id: self.span_id(),
+            parent: Some(wire.span_id),
+            parent_is_remote: true,
+            flags: wire.flags,
+            trace_state,
+        }
+    }
+
+    fn root(&mut self, span_id: [u8; 8]) -> SpanContext {
+        let mut trace_id = [0; 16];
+        while trace_id == [0; 16] {
+            trace_id = self.random.random();
+        }
+        SpanContext {
+            trace_id,
+            span_id,
+            flags: SAMPLED | RANDOM,
+            ..SpanContext::default()
+        }
+    }
+
+    fn span_id(&mut self) -> [u8; 8] {
+        loop {
+            let id: [u8; 8] = self.random.random();
+            if id != [0; 8] {
+                return id;
+            }
+        }
+    }
+}
+
+/// Whether the other end may be on this node.
+fn local(exchange: &Exchange) -> bool {
+    match (exchange.peer.local, exchange.peer.remote) {
+        // Other pods of this node have other addresses, so any private address may be.
+        (Some(local), Some(remote)) => {
+            remote.0.is_loopback()
+                || remote.0 == local.0
+                || matches!(remote.0, std::net::IpAddr::V4(a) if a.is_private())
+                || matches!(remote.0, std::net::IpAddr::V6(a) if a.is_unique_local())
+        }
+        _ => true,
+    }
+}
+
+fn parse(value: &Seen<Arc<str>>) -> Option<TraceParent> {
+    TraceParent::parse(value.value()?)
+}
+
+fn state(value: &Seen<Arc<str>>) -> Option<Arc<str>> {
+    let value = value.value()?;
+    let kept = w3c::trace_state(value)?;
+    Some(if kept.len() == value.len() {
+        value.clone()
+    } else {
+        Arc::from(kept)
+    })
+}
