@@ -74,8 +74,8 @@ counters! {
     export_failures: "export_failures",
     /// OTLP requests that were tried again.
     export_retries: "export_retries",
-    /// Traces that the console forgot unshown, to keep to its memory limit.
-    console_forgotten: "console_traces_forgotten",
+    /// Traces that the console left out because nobody reads so fast.
+    console_hidden: "console_traces_hidden",
 }
 
 impl Counters {

@@ -43,13 +43,13 @@ impl Worker {
         let mut stopped = self.stopped.clone();
         loop {
             let delay = self.batch.schedule_delay;
-            let stopping = tokio::select! {
-                _ = self.queue.filled.notified() => false,
-                () = tokio::time::sleep(delay) => false,
-                _ = stopped.wait_for(Option::is_some) => true,
+            let (all, stopping) = tokio::select! {
+                () = self.queue.filled.notified() => (false, false),
+                () = tokio::time::sleep(delay) => (true, false),
+                _ = stopped.wait_for(Option::is_some) => (true, true),
             };
-            // One round sends what is there now; more full batches may come meanwhile.
-            let mut due = self.queue.len();
+            // A round sends all that is there now, or full batches only; more may come meanwhile.
+            let mut due = if all { self.queue.len() } else { 0 };
             while due > 0 || self.queue.len() >= self.batch.max_export_batch_size {
                 let batch = self.queue.pop(self.batch.max_export_batch_size);
                 if batch.is_empty() {
