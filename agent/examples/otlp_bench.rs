@@ -5,20 +5,19 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use opentelemetry::trace::{SpanId, SpanKind, Status as SdkStatus, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope as Scope, KeyValue as Pair, any_value};
-use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
-use opentelemetry_proto::tonic::trace::v1 as proto;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use prost::Message;
 use tracewire::attribute::Value;
 use tracewire::discover::Resource;
+use tracewire::export::Exporter as _;
+use tracewire::export::json::JsonExporter;
 use tracewire::span::{Kind, Span, SpanContext, Status};
 
 const BATCH: usize = 512;
@@ -82,49 +81,16 @@ fn span_data(span: &Span, scope: &InstrumentationScope) -> SpanData {
         name: span.name.to_string().into(),
         start_time: UNIX_EPOCH + Duration::from_nanos(span.start_unix_ns),
         end_time: UNIX_EPOCH + Duration::from_nanos(span.end_unix_ns),
-        attributes: span.attributes.iter().map(|(k, v)| KeyValue::new(k.clone(), sdk_value(v))).collect(),
+        attributes: span
+            .attributes
+            .iter()
+            .map(|(k, v)| KeyValue::new(k.clone(), sdk_value(v)))
+            .collect(),
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),
         status: SdkStatus::Unset,
         instrumentation_scope: scope.clone(),
-    }
-}
-
-fn any(value: &Value) -> AnyValue {
-    use any_value::Value as V;
-    AnyValue {
-        value: Some(match value {
-            Value::Str(s) => V::StringValue(s.to_string()),
-            Value::Shared(s) => V::StringValue(s.to_string()),
-            Value::Int(i) => V::IntValue(*i),
-            Value::Double(d) => V::DoubleValue(*d),
-            Value::Bool(b) => V::BoolValue(*b),
-            Value::Strings(_) => unreachable!(),
-        }),
-    }
-}
-
-fn pairs(attributes: &[(tracewire::attribute::Key, Value)]) -> Vec<Pair> {
-    attributes
-        .iter()
-        .map(|(k, v)| Pair { key: k.to_string(), value: Some(any(v)), ..Default::default() })
-        .collect()
-}
-
-fn message(span: &Span) -> proto::Span {
-    proto::Span {
-        trace_id: span.context.trace_id.to_vec(),
-        span_id: span.context.span_id.to_vec(),
-        parent_span_id: span.context.parent.map(|p| p.to_vec()).unwrap_or_default(),
-        flags: u32::from(span.context.flags) | 0x300,
-        name: span.name.to_string(),
-        kind: proto::span::SpanKind::Server as i32,
-        start_time_unix_nano: span.start_unix_ns,
-        end_time_unix_nano: span.end_unix_ns,
-        attributes: pairs(&span.attributes),
-        status: Some(proto::Status::default()),
-        ..Default::default()
     }
 }
 
@@ -141,47 +107,45 @@ fn measure(name: &str, mut batch: impl FnMut() -> usize) {
         }
         best = best.min(start.elapsed());
     }
-    println!("{name:40} {:7.0} ns a span, {} bytes a span", best.as_nanos() as f64 / (20 * BATCH) as f64, bytes / BATCH);
+    println!(
+        "{name:40} {:7.0} ns a span, {} bytes a span",
+        best.as_nanos() as f64 / (20 * BATCH) as f64,
+        bytes / BATCH
+    );
 }
 
 fn main() {
     let resource = Arc::new(Resource {
         id: 1,
         service_name: "greeter".into(),
-        attributes: vec![("service.name".into(), Value::Shared("greeter".into())), ("process.pid".into(), Value::Int(4711))],
+        attributes: vec![
+            ("service.name".into(), Value::Shared("greeter".into())),
+            ("process.pid".into(), Value::Int(4711)),
+        ],
     });
     let spans = spans(&resource);
     let scope = InstrumentationScope::builder("tracewire").build();
-    let sdk_resource: ResourceAttributesWithSchema =
-        (&opentelemetry_sdk::Resource::builder_empty().with_service_name("greeter").build()).into();
+    let sdk_resource: ResourceAttributesWithSchema = (&opentelemetry_sdk::Resource::builder_empty()
+        .with_service_name("greeter")
+        .build())
+        .into();
 
-    let sdk = |attempts: usize| {
+    measure("SpanData, gRPC (clones each attempt)", || {
         let batch: Vec<SpanData> = spans.iter().map(|s| span_data(s, &scope)).collect();
-        let mut bytes = 0;
-        for _ in 0..attempts {
-            let resource_spans = group_spans_by_resource_and_scope(batch.clone(), &sdk_resource);
-            bytes = ExportTraceServiceRequest { resource_spans }.encode_to_vec().len();
-        }
-        bytes
-    };
-    let direct = || {
-        let resource_spans = vec![proto::ResourceSpans {
-            resource: Some(ProtoResource { attributes: pairs(&resource.attributes), ..Default::default() }),
-            scope_spans: vec![proto::ScopeSpans {
-                scope: Some(Scope { name: "tracewire".into(), ..Default::default() }),
-                spans: spans.iter().map(message).collect(),
-                schema_url: String::new(),
-            }],
-            schema_url: String::new(),
-        }];
+        let resource_spans = group_spans_by_resource_and_scope(batch.clone(), &sdk_resource);
         ExportTraceServiceRequest { resource_spans }.encode_to_vec().len()
-    };
-    println!("{:?}", SystemTime::now());
-    measure("SpanData, gRPC (clones each attempt)", || sdk(1));
+    });
     measure("SpanData, HTTP (moves)", || {
         let batch: Vec<SpanData> = spans.iter().map(|s| span_data(s, &scope)).collect();
         let resource_spans = group_spans_by_resource_and_scope(batch, &sdk_resource);
         ExportTraceServiceRequest { resource_spans }.encode_to_vec().len()
     });
-    measure("opentelemetry-proto messages", direct);
+    measure("opentelemetry-proto messages (used)", || {
+        tracewire::export::otlp::request(&spans).encode_to_vec().len()
+    });
+    let mut json = JsonExporter::new(std::io::sink(), Arc::default());
+    measure("JSON lines", || {
+        json.export(&spans);
+        0
+    });
 }

@@ -18,7 +18,10 @@ pub struct Environment<'a> {
 impl<'a> Environment<'a> {
     /// An environment that `read` answers for.
     pub fn new(read: impl Fn(&'static str) -> Option<OsString> + 'a) -> Self {
-        Environment { read: Box::new(read), warnings: Vec::new() }
+        Environment {
+            read: Box::new(read),
+            warnings: Vec::new(),
+        }
     }
 
     /// What was ignored, and why.
@@ -57,7 +60,10 @@ impl<'a> Environment<'a> {
             };
             match text.to_str().and_then(|t| parse(t.trim())) {
                 Some(value) => return Some(Given { value, source }),
-                None => self.warn(source, format_args!("`{}` is not known and ignored", text.to_string_lossy())),
+                None => self.warn(
+                    source,
+                    format_args!("`{}` is not known and ignored", text.to_string_lossy()),
+                ),
             }
         }
         None
@@ -72,7 +78,10 @@ impl<'a> Environment<'a> {
             };
             let value = text.eq_ignore_ascii_case("true");
             if !value && !text.eq_ignore_ascii_case("false") {
-                self.warn(source, format_args!("`{}` is neither true nor false; false is used", text.to_string_lossy()));
+                self.warn(
+                    source,
+                    format_args!("`{}` is neither true nor false; false is used", text.to_string_lossy()),
+                );
             }
             return Some(Given { value, source });
         }
@@ -84,11 +93,16 @@ impl<'a> Environment<'a> {
     /// # Errors
     /// If it is no such number.
     pub fn size(&self, name: &'static str) -> Result<Option<usize>, Error> {
-        let Some(given) = self.text(&[name])? else { return Ok(None) };
+        let Some(given) = self.text(&[name])? else {
+            return Ok(None);
+        };
         match given.value.trim().parse::<usize>() {
             Ok(0) => Err(Error::new(name, "0 would export nothing; at least 1 is needed")),
             Ok(size) => Ok(Some(size)),
-            Err(_) => Err(Error::new(name, format_args!("`{}` is not a whole number", given.value))),
+            Err(_) => Err(Error::new(
+                name,
+                format_args!("`{}` is not a whole number", given.value),
+            )),
         }
     }
 
@@ -97,12 +111,17 @@ impl<'a> Environment<'a> {
     /// # Errors
     /// If it is no number.
     pub fn milliseconds(&self, names: &[&'static str]) -> Result<Option<Duration>, Error> {
-        let Some(given) = self.text(names)? else { return Ok(None) };
+        let Some(given) = self.text(names)? else {
+            return Ok(None);
+        };
         match given.value.trim().parse::<u32>() {
             Ok(ms) => Ok(Some(Duration::from_millis(ms.into()))),
             Err(_) => {
                 let problem = format!("`{}` is not a number of milliseconds", given.value);
-                Err(Error { setting: given.source, problem })
+                Err(Error {
+                    setting: given.source,
+                    problem,
+                })
             }
         }
     }

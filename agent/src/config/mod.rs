@@ -35,7 +35,10 @@ pub struct Given<T> {
 impl<T> Given<T> {
     /// A setting nobody gave.
     pub fn by_default(value: T) -> Self {
-        Given { value, source: "default" }
+        Given {
+            value,
+            source: "default",
+        }
     }
 
     /// Whether somebody gave it.
@@ -57,7 +60,10 @@ pub struct Error {
 impl Error {
     /// `problem` with `setting`.
     pub fn new(setting: &'static str, problem: impl fmt::Display) -> Self {
-        Error { setting, problem: problem.to_string() }
+        Error {
+            setting,
+            problem: problem.to_string(),
+        }
     }
 }
 
@@ -140,7 +146,7 @@ impl Config {
     /// # Errors
     /// The first setting that can't be obeyed.
     pub fn load(export: &ExportFlags, log: &LogFlags) -> Result<Self, Error> {
-        Self::of(export, log, |name| std::env::var_os(name))
+        Self::of(export, log, std::env::var_os)
     }
 
     /// Of `flags` and an environment that `read` answers for.
@@ -158,11 +164,18 @@ impl Config {
         let otlp = Otlp::read(export, &mut env)?;
         let log_level = match log.log_level {
             Some(level) => level,
-            None => env.word(&["OTEL_LOG_LEVEL"], LogLevel::of_word).map(|g| g.value).unwrap_or_default(),
+            None => env
+                .word(&["OTEL_LOG_LEVEL"], LogLevel::of_word)
+                .map(|g| g.value)
+                .unwrap_or_default(),
         };
-        let http_known_methods = env
-            .text(&["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"])?
-            .map(|g| g.value.split(',').map(|m| m.trim().to_owned()).filter(|m| !m.is_empty()).collect());
+        let http_known_methods = env.text(&["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"])?.map(|g| {
+            g.value
+                .split(',')
+                .map(|m| m.trim().to_owned())
+                .filter(|m| !m.is_empty())
+                .collect()
+        });
 
         let by_flag = otlp.endpoint.as_ref().is_some_and(|e| e.source.starts_with("--"));
         let otlp_on = match &chosen {
@@ -170,7 +183,9 @@ impl Config {
             Some(chosen) => chosen.otlp,
             None => otlp.endpoint.is_some(),
         };
-        let output = export.output.or(chosen.map(|c| if c.console { Output::Tree } else { Output::None }));
+        let output = export
+            .output
+            .or(chosen.map(|c| if c.console { Output::Tree } else { Output::None }));
         Ok(Config {
             output,
             otlp: otlp_on.then_some(otlp),
@@ -192,7 +207,10 @@ impl Chosen {
     fn read(env: &mut Environment<'_>) -> Option<Self> {
         const NAME: &str = "OTEL_TRACES_EXPORTER";
         let given = env.text(&[NAME]).ok().flatten()?;
-        let mut chosen = Chosen { otlp: false, console: false };
+        let mut chosen = Chosen {
+            otlp: false,
+            console: false,
+        };
         let mut known = false;
         for word in given.value.split(',').map(str::trim).filter(|w| !w.is_empty()) {
             match word.to_ascii_lowercase().as_str() {
@@ -200,7 +218,10 @@ impl Chosen {
                 "console" => chosen.console = true,
                 "none" => {}
                 _ => {
-                    env.warn(NAME, format_args!("`{word}` is ignored: not one of otlp, console, none"));
+                    env.warn(
+                        NAME,
+                        format_args!("`{word}` is ignored: not one of otlp, console, none"),
+                    );
                     continue;
                 }
             }
@@ -214,8 +235,9 @@ impl Batch {
     fn read(env: &mut Environment<'_>) -> Result<Self, Error> {
         let default = Batch::default();
         let max_queue_size = env.size("OTEL_BSP_MAX_QUEUE_SIZE")?.unwrap_or(default.max_queue_size);
-        let mut max_export_batch_size =
-            env.size("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")?.unwrap_or(default.max_export_batch_size);
+        let mut max_export_batch_size = env
+            .size("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")?
+            .unwrap_or(default.max_export_batch_size);
         if max_export_batch_size > max_queue_size {
             env.warn(
                 "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
@@ -226,8 +248,12 @@ impl Batch {
         Ok(Batch {
             max_queue_size,
             max_export_batch_size,
-            schedule_delay: env.milliseconds(&["OTEL_BSP_SCHEDULE_DELAY"])?.unwrap_or(default.schedule_delay),
-            export_timeout: env.milliseconds(&["OTEL_BSP_EXPORT_TIMEOUT"])?.unwrap_or(default.export_timeout),
+            schedule_delay: env
+                .milliseconds(&["OTEL_BSP_SCHEDULE_DELAY"])?
+                .unwrap_or(default.schedule_delay),
+            export_timeout: env
+                .milliseconds(&["OTEL_BSP_EXPORT_TIMEOUT"])?
+                .unwrap_or(default.export_timeout),
         })
     }
 }

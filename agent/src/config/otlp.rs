@@ -73,8 +73,13 @@ impl Headers {
     /// `text` with the values blotted out.
     pub fn redact(&self, text: &str) -> String {
         // `Bearer TOKEN` is also looked for as TOKEN; shorter words are no secrets.
-        let words = self.0.iter().flat_map(|(_, value)| std::iter::once(value.as_str()).chain(value.split_whitespace()));
-        words.filter(|w| w.len() >= 4).fold(text.to_owned(), |text, word| text.replace(word, "…"))
+        let words = self
+            .0
+            .iter()
+            .flat_map(|(_, value)| std::iter::once(value.as_str()).chain(value.split_whitespace()));
+        words
+            .filter(|w| w.len() >= 4)
+            .fold(text.to_owned(), |text, word| text.replace(word, "…"))
     }
 
     /// `k1=v1,k2=v2`, values percent-encoded (W3C Baggage §3.2 without properties).
@@ -103,7 +108,9 @@ impl Headers {
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter().map(|(name, _)| (name, "…"))).finish()
+        f.debug_map()
+            .entries(self.0.iter().map(|(name, _)| (name, "…")))
+            .finish()
     }
 }
 
@@ -155,20 +162,33 @@ impl Otlp {
     pub(super) fn read(flags: &ExportFlags, env: &mut Environment<'_>) -> Result<Self, Error> {
         let default = Otlp::default();
         let endpoint = match &flags.otlp_endpoint {
-            Some(url) => {
-                Some(Given { value: Endpoint { url: url.clone(), is_base: true }, source: "--otlp-endpoint" })
-            }
+            Some(url) => Some(Given {
+                value: Endpoint {
+                    url: url.clone(),
+                    is_base: true,
+                },
+                source: "--otlp-endpoint",
+            }),
             None => env
                 .text(&["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])?
                 .map(|Given { value: url, source }| Given {
-                    value: Endpoint { url, is_base: source == "OTEL_EXPORTER_OTLP_ENDPOINT" },
+                    value: Endpoint {
+                        url,
+                        is_base: source == "OTEL_EXPORTER_OTLP_ENDPOINT",
+                    },
                     source,
                 }),
         };
         let protocol = match flags.otlp_protocol {
-            Some(value) => Given { value, source: "--otlp-protocol" },
+            Some(value) => Given {
+                value,
+                source: "--otlp-protocol",
+            },
             None => env
-                .word(&["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"], Protocol::of_word)
+                .word(
+                    &["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"],
+                    Protocol::of_word,
+                )
                 .unwrap_or(default.protocol),
         };
         let headers = match env.text(&["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"])? {
@@ -179,21 +199,35 @@ impl Otlp {
             Some(value) => value,
             None => env
                 .word(
-                    &["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"],
+                    &[
+                        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+                        "OTEL_EXPORTER_OTLP_COMPRESSION",
+                    ],
                     Compression::of_word,
                 )
                 .map_or(default.compression, |g| g.value),
         };
         let file = |names: &[&'static str]| -> Result<Option<Given<PathBuf>>, Error> {
-            Ok(env.text(names)?.map(|g| Given { value: PathBuf::from(g.value), source: g.source }))
+            Ok(env.text(names)?.map(|g| Given {
+                value: PathBuf::from(g.value),
+                source: g.source,
+            }))
         };
         let certificate = match &flags.otlp_certificate {
-            Some(path) => Some(Given { value: path.clone(), source: "--otlp-certificate" }),
-            None => file(&["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"])?,
+            Some(path) => Some(Given {
+                value: path.clone(),
+                source: "--otlp-certificate",
+            }),
+            None => file(&[
+                "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+                "OTEL_EXPORTER_OTLP_CERTIFICATE",
+            ])?,
         };
         let client_key = file(&["OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY"])?;
-        let client_certificate =
-            file(&["OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"])?;
+        let client_certificate = file(&[
+            "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        ])?;
         let timeout = env
             .milliseconds(&["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"])?
             .unwrap_or(default.timeout);

@@ -4,7 +4,9 @@
 use super::*;
 
 fn load(flags: ExportFlags, env: &[(&str, &str)]) -> Result<Config, Error> {
-    Config::of(&flags, &LogFlags::default(), |name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into()))
+    Config::of(&flags, &LogFlags::default(), |name| {
+        env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.into())
+    })
 }
 
 fn env(env: &[(&str, &str)]) -> Config {
@@ -31,7 +33,10 @@ fn an_endpoint_turns_otlp_on_unless_another_exporter_is_chosen() {
     let both = env(&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "console, otlp")]);
     assert!(both.otlp.is_some() && both.output == Some(Output::Tree));
 
-    let flags = ExportFlags { otlp_endpoint: Some("http://f:4318".into()), ..ExportFlags::default() };
+    let flags = ExportFlags {
+        otlp_endpoint: Some("http://f:4318".into()),
+        ..ExportFlags::default()
+    };
     let config = load(flags, &[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")]).unwrap();
     assert_eq!(config.otlp.unwrap().endpoint.unwrap().value.url, "http://f:4318");
 }
@@ -52,7 +57,10 @@ fn the_form_for_traces_wins_over_the_general_one() {
     .otlp
     .unwrap();
     let endpoint = otlp.endpoint.unwrap();
-    assert_eq!((endpoint.value.url.as_str(), endpoint.value.is_base), ("http://traces/x", false));
+    assert_eq!(
+        (endpoint.value.url.as_str(), endpoint.value.is_base),
+        ("http://traces/x", false)
+    );
     assert_eq!(otlp.protocol.value, Protocol::Grpc);
     assert_eq!(otlp.timeout, Duration::from_millis(2500));
     assert_eq!(otlp.compression, Compression::Gzip);
@@ -70,8 +78,16 @@ fn an_unknown_word_is_ignored_with_a_warning() {
     ]);
     assert_eq!(config.otlp.unwrap().protocol.value, Protocol::Grpc);
     assert_eq!(config.log_level, LogLevel::Info);
-    for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_TRACES_EXPORTER", "OTEL_LOG_LEVEL"] {
-        assert!(config.warnings.iter().any(|w| w.starts_with(name)), "{name}: {:?}", config.warnings);
+    for name in [
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "OTEL_TRACES_EXPORTER",
+        "OTEL_LOG_LEVEL",
+    ] {
+        assert!(
+            config.warnings.iter().any(|w| w.starts_with(name)),
+            "{name}: {:?}",
+            config.warnings
+        );
     }
 }
 
@@ -106,7 +122,10 @@ fn batches_are_as_told_and_never_larger_than_the_queue() {
 fn headers_are_decoded_and_never_shown() {
     let config = env(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20hunter2, x-tenant = a=b,"),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "Authorization=Bearer%20hunter2, x-tenant = a=b,",
+        ),
     ]);
     assert!(!format!("{config:?}").contains("hunter2"));
     let headers = config.otlp.unwrap().headers;
@@ -114,9 +133,20 @@ fn headers_are_decoded_and_never_shown() {
     assert_eq!(fields, [("authorization", "Bearer hunter2"), ("x-tenant", "a=b")]);
     assert_eq!(headers.redact("bad token hunter2!"), "bad token …!");
 
-    for bad in ["hunter2", "authorization:Bearer hunter2", "=hunter2", "x=hunter2%0d%0aevil: 1", "k v=hunter2"] {
-        let error = load(ExportFlags::default(), &[("OTEL_EXPORTER_OTLP_HEADERS", bad)]).unwrap_err().to_string();
-        assert!(error.starts_with("OTEL_EXPORTER_OTLP_HEADERS: entry 1") && !error.contains("hunter2"), "{error}");
+    for bad in [
+        "hunter2",
+        "authorization:Bearer hunter2",
+        "=hunter2",
+        "x=hunter2%0d%0aevil: 1",
+        "k v=hunter2",
+    ] {
+        let error = load(ExportFlags::default(), &[("OTEL_EXPORTER_OTLP_HEADERS", bad)])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("OTEL_EXPORTER_OTLP_HEADERS: entry 1") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 }
 
@@ -143,6 +173,12 @@ fn flags_win_and_there_is_none_for_headers() {
     )
     .unwrap();
     let otlp = config.otlp.unwrap();
-    assert_eq!((otlp.protocol.value, otlp.protocol.source), (Protocol::Grpc, "--otlp-protocol"));
-    assert_eq!((otlp.compression, config.output), (Compression::Gzip, Some(Output::Json)));
+    assert_eq!(
+        (otlp.protocol.value, otlp.protocol.source),
+        (Protocol::Grpc, "--otlp-protocol")
+    );
+    assert_eq!(
+        (otlp.compression, config.output),
+        (Compression::Gzip, Some(Output::Json))
+    );
 }

@@ -50,7 +50,11 @@ pub struct Look {
 
 impl Default for Look {
     fn default() -> Self {
-        Look { width: DEFAULT_WIDTH, colours: false, live: false }
+        Look {
+            width: DEFAULT_WIDTH,
+            colours: false,
+            live: false,
+        }
     }
 }
 
@@ -61,7 +65,11 @@ impl Look {
         let out = io::stdout();
         let width = terminal_size::terminal_size_of(&out).map_or(DEFAULT_WIDTH, |(width, _)| width.0.into());
         let colours = anstream::AutoStream::choice(&out) != anstream::ColorChoice::Never;
-        Look { width: width.clamp(MIN_WIDTH, MAX_WIDTH), colours, live: out.is_terminal() }
+        Look {
+            width: width.clamp(MIN_WIDTH, MAX_WIDTH),
+            colours,
+            live: out.is_terminal(),
+        }
     }
 }
 
@@ -137,16 +145,20 @@ impl<W: Write + Send> ConsoleExporter<W> {
             return;
         }
         for span in spans {
-            let trace = self
-                .traces
-                .entry(span.context.trace_id)
-                .or_insert_with(|| Trace { spans: Vec::new(), latest: now });
+            let trace = self.traces.entry(span.context.trace_id).or_insert_with(|| Trace {
+                spans: Vec::new(),
+                latest: now,
+            });
             trace.spans.push(span.clone());
             trace.latest = now;
             self.held += 1;
         }
         while self.held > MAX_HELD {
-            let most_silent = self.traces.iter().min_by_key(|(_, trace)| trace.latest).map(|(id, _)| *id);
+            let most_silent = self
+                .traces
+                .iter()
+                .min_by_key(|(_, trace)| trace.latest)
+                .map(|(id, _)| *id);
             let Some(id) = most_silent else { break };
             self.show(&[id], now);
         }

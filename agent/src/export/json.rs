@@ -89,7 +89,9 @@ impl<W: Write + Send> Exporter for JsonExporter<W> {
         };
         let done = self.buffer.get(..written).unwrap_or_default();
         let lines = done.iter().filter(|b| **b == b'\n').count() - usize::from(self.torn && !done.is_empty());
-        self.counters.dropped_output.add(spans.len().saturating_sub(lines) as u64);
+        self.counters
+            .dropped_output
+            .add(spans.len().saturating_sub(lines) as u64);
         self.torn = match done.last() {
             Some(last) => *last != b'\n',
             None => self.torn,
@@ -101,7 +103,10 @@ impl<W: Write + Send> Exporter for JsonExporter<W> {
     }
 
     fn shutdown(&mut self, _deadline: Duration) {
-        if !self.closed && let Err(error) = self.out.flush() && !std::mem::replace(&mut self.reported, true) {
+        if !self.closed
+            && let Err(error) = self.out.flush()
+            && !std::mem::replace(&mut self.reported, true)
+        {
             self.error = Some(error);
         }
     }
@@ -116,7 +121,10 @@ impl Serialize for Line<'_> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("traceId", &Hex(&context.trace_id))?;
         map.serialize_entry("spanId", &Hex(&context.span_id))?;
-        map.serialize_entry("parentSpanId", &Hex(context.parent.as_ref().map_or(&[], |p| p.as_slice())))?;
+        map.serialize_entry(
+            "parentSpanId",
+            &Hex(context.parent.as_ref().map_or(&[], |p| p.as_slice())),
+        )?;
         if let Some(state) = &context.trace_state {
             map.serialize_entry("traceState", &**state)?;
         }

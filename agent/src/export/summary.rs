@@ -42,10 +42,10 @@ impl Summary {
             if self.rows.len() >= MAX_ROWS && !self.rows.contains_key(&key) {
                 key = (OTHERS.into(), "", "".into());
             }
-            let row = self
-                .rows
-                .entry(key)
-                .or_insert_with(|| Row { latency: Histogram::new(DIGITS).ok(), ..Row::default() });
+            let row = self.rows.entry(key).or_insert_with(|| Row {
+                latency: Histogram::new(DIGITS).ok(),
+                ..Row::default()
+            });
             row.calls += 1;
             row.errors += u64::from(matches!(span.status, Status::Error(_)));
             if let Some(latency) = &mut row.latency {
@@ -64,16 +64,19 @@ impl Summary {
         let longest = |texts: &mut dyn Iterator<Item = usize>, least: usize| texts.max().unwrap_or(0).max(least);
         let free = width.saturating_sub(NUMBERS + 4);
         let service = longest(&mut self.rows.keys().map(|(s, ..)| s.chars().count()), 7).min(free / 3);
-        let method = longest(&mut self.rows.keys().map(|(_, _, m)| m.chars().count()), 6)
-            .min(free.saturating_sub(service));
+        let method =
+            longest(&mut self.rows.keys().map(|(_, _, m)| m.chars().count()), 6).min(free.saturating_sub(service));
         let mut table = format!(
             "{:service$}  {:6}  {:method$}  {:>7}  {:>7}  {:>8}  {:>8}\n",
             "service", "kind", "method", "calls", "errors", "p50", "p99"
         );
         for ((name, kind, span), row) in &self.rows {
             let (name, span) = (clean(name), clean(span));
-            let quantile =
-                |q| row.latency.as_ref().map_or_else(|| "-".to_owned(), |l| duration(l.value_at_quantile(q)));
+            let quantile = |q| {
+                row.latency
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |l| duration(l.value_at_quantile(q)))
+            };
             // Writing to a string does not fail.
             let _ = writeln!(
                 table,

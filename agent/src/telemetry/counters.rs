@@ -82,7 +82,9 @@ impl Counters {
     /// All counts by name, `lost_events.CAUSE` for the kernel's.
     pub fn snapshot(&self) -> Vec<(Cow<'static, str>, u64)> {
         let own = self.named().map(|(name, n)| (Cow::Borrowed(name), n));
-        let lost = self.lost().map(|(cause, n)| (Cow::Owned(format!("lost_events.{cause}")), n));
+        let lost = self
+            .lost()
+            .map(|(cause, n)| (Cow::Owned(format!("lost_events.{cause}")), n));
         own.chain(lost).collect()
     }
 
@@ -100,7 +102,8 @@ impl Counters {
     }
 
     fn dropped_by_cause(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.named().filter_map(|(name, n)| Some((name.strip_prefix("spans_dropped.")?, n)))
+        self.named()
+            .filter_map(|(name, n)| Some((name.strip_prefix("spans_dropped.")?, n)))
     }
 
     fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {

@@ -50,7 +50,10 @@ where
     let layer = tracing_subscriber::fmt::layer()
         .with_ansi(colours)
         .with_writer(writer)
-        .event_format(Short { repeats: repeats.clone(), inner: format(own) })
+        .event_format(Short {
+            repeats: repeats.clone(),
+            inner: format(own),
+        })
         .with_filter(Unrepeated(repeats))
         .with_filter(targets);
     tracing_subscriber::registry().with(layer)
@@ -78,7 +81,12 @@ impl Repeats {
     /// Whether an event of that place may be shown at `now`.
     fn admit(&self, place: Identifier, now: Instant) -> bool {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = places.entry(place).or_insert(Place { since: now, shown: 0, hidden: 0, untold: 0 });
+        let place = places.entry(place).or_insert(Place {
+            since: now,
+            shown: 0,
+            hidden: 0,
+            untold: 0,
+        });
         if now.duration_since(place.since) >= WINDOW {
             place.untold += place.hidden;
             (place.since, place.shown, place.hidden) = (now, 0, 0);
@@ -201,7 +209,10 @@ mod tests {
             tracing::warn!(target: "hyper", "odd");
             tracing::trace!(target: "tracewire::export", "fine detail");
         });
-        assert!(!text.contains("secret") && text.contains("odd") && text.contains("fine detail"), "{text}");
+        assert!(
+            !text.contains("secret") && text.contains("odd") && text.contains("fine detail"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::span::{Kind, Span, Status};
 /// Columns of a duration.
 const DURATION: usize = 8;
 
+/// Widest bar, columns.
+const MAX_BAR: usize = 60;
+
 const DIM: Style = Style::new().dimmed();
 const GOOD: Style = AnsiColor::Green.on_default();
 const ODD: Style = AnsiColor::Yellow.on_default();
@@ -32,14 +35,14 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// For a trace from `start` to `end`, unix ns.
-    pub fn new(look: &Look, start: u64, end: u64) -> Self {
+    /// For a trace from `start` to `end`, unix ns, whose widest label is `label` columns.
+    pub fn new(look: &Look, label: usize, start: u64, end: u64) -> Self {
         let status = (look.width / 8).max(9);
         let free = look.width.saturating_sub(DURATION + status + 3);
-        let bar = (free / 4).max(8);
+        let bar = free.saturating_sub(label).clamp((free / 4).max(8), MAX_BAR);
         Columns {
             status,
-            label: free.saturating_sub(bar),
+            label: free.saturating_sub(bar).min(label),
             bar,
             width: look.width,
             start,
@@ -90,8 +93,10 @@ impl Columns {
         out.push('\n');
 
         let detail = match (&span.status, &code) {
-            (Status::Error(Some(message)), Some(code)) if !message.is_empty() => format!("{code}: {message}"),
-            (Status::Error(Some(message)), None) if !message.is_empty() => message.to_string(),
+            (Status::Error(Some(message)), Some(code)) if !message.is_empty() && status != code => {
+                format!("{code}: {message}")
+            }
+            (Status::Error(Some(message)), _) if !message.is_empty() => message.to_string(),
             (Status::Error(_), Some(code)) if status != code => code.to_string(),
             _ => return,
         };
@@ -115,12 +120,14 @@ impl Columns {
         let to = scale(span.end_unix_ns).clamp(from + 1, halves);
         (0..halves)
             .step_by(2)
-            .map(|half| match ((from..to).contains(&half), (from..to).contains(&(half + 1))) {
-                (true, true) => '━',
-                (true, false) => '╸',
-                (false, true) => '╺',
-                (false, false) => ' ',
-            })
+            .map(
+                |half| match ((from..to).contains(&half), (from..to).contains(&(half + 1))) {
+                    (true, true) => '━',
+                    (true, false) => '╸',
+                    (false, true) => '╺',
+                    (false, false) => ' ',
+                },
+            )
             .collect()
     }
 
@@ -133,13 +140,21 @@ impl Columns {
     }
 }
 
+/// Columns of a label that is not cut.
+pub fn label_width(span: &Span, prefix: &str) -> usize {
+    width(prefix) + 2 + width(&span.resource.service_name) + 1 + width(&span.name)
+}
+
 /// The status by its name or number, from the span's attributes.
 fn code(span: &Span) -> Option<Cow<'_, str>> {
     let names = ["rpc.status_code", "http.response.status_code", "error.type"];
-    names.into_iter().find_map(|name| span.attribute(name)).and_then(|value| match value {
-        Value::Int(n) => Some(n.to_string().into()),
-        other => other.as_str().map(clean),
-    })
+    names
+        .into_iter()
+        .find_map(|name| span.attribute(name))
+        .and_then(|value| match value {
+            Value::Int(n) => Some(n.to_string().into()),
+            other => other.as_str().map(clean),
+        })
 }
 
 /// `text` without control characters and those that turn the direction of writing.
@@ -147,7 +162,11 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     let unsafe_to_show = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    if text.contains(unsafe_to_show) { text.replace(unsafe_to_show, "·").into() } else { text.into() }
+    if text.contains(unsafe_to_show) {
+        text.replace(unsafe_to_show, "·").into()
+    } else {
+        text.into()
+    }
 }
 
 /// `text` in at most `columns`, its middle left out if need be: both ends of a name tell.
@@ -156,10 +175,17 @@ pub fn fit(text: &str, columns: usize) -> Cow<'_, str> {
     if length <= columns {
         return text.into();
     }
-    let Some(kept) = columns.checked_sub(1) else { return "".into() };
+    let Some(kept) = columns.checked_sub(1) else {
+        return "".into();
+    };
     let head = kept / 2;
     let tail = kept - head;
-    text.chars().take(head).chain(['…']).chain(text.chars().skip(length - tail)).collect::<String>().into()
+    text.chars()
+        .take(head)
+        .chain(['…'])
+        .chain(text.chars().skip(length - tail))
+        .collect::<String>()
+        .into()
 }
 
 fn width(text: &str) -> usize {
@@ -185,5 +211,11 @@ pub fn duration(ns: u64) -> String {
 /// Time of day in UTC.
 pub fn time_of_day(unix_ns: u64) -> String {
     let ms = unix_ns / 1_000_000 % 86_400_000;
-    format!("{:02}:{:02}:{:02}.{:03}Z", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
+    format!(
+        "{:02}:{:02}:{:02}.{:03}Z",
+        ms / 3_600_000,
+        ms / 60_000 % 60,
+        ms / 1000 % 60,
+        ms % 1000
+    )
 }

@@ -24,14 +24,35 @@ fn span(service: &str, kind: Kind, ids: (u64, Option<u64>), name: &str, ms: (u64
 
 fn shop() -> Vec<Span> {
     use Kind::{Client, Server};
-    let mut late = span("shop", Client, (6, Some(1)), "stock.Stock/Reserve", (60, 100), "UNAVAILABLE");
+    let mut late = span(
+        "shop",
+        Client,
+        (6, Some(1)),
+        "stock.Stock/Reserve",
+        (60, 100),
+        "UNAVAILABLE",
+    );
     late.status = Status::Error(Some("connection refused".into()));
     let mut root = span("shop", Server, (1, None), "GET /orders/{id}", (0, 120), "503");
     root.status = Status::Error(None);
     // In the order of their ends, as exchanges finish.
     vec![
-        span("prices", Server, (5, Some(4)), "prices.v1.PriceService/GetPrices", (25, 40), "OK"),
-        span("cart", Client, (4, Some(3)), "prices.v1.PriceService/GetPrices", (20, 45), "OK"),
+        span(
+            "prices",
+            Server,
+            (5, Some(4)),
+            "prices.v1.PriceService/GetPrices",
+            (25, 40),
+            "OK",
+        ),
+        span(
+            "cart",
+            Client,
+            (4, Some(3)),
+            "prices.v1.PriceService/GetPrices",
+            (20, 45),
+            "OK",
+        ),
         span("cart", Server, (3, Some(2)), "cart.Cart/Checkout", (10, 50), "OK"),
         span("shop", Client, (2, Some(1)), "cart.Cart/Checkout", (5, 55), "OK"),
         late,
@@ -46,7 +67,10 @@ struct Screen {
 
 impl Screen {
     fn new(look: Look) -> Self {
-        Screen { console: ConsoleExporter::new(Vec::new(), look, Arc::default()), now: Instant::now() }
+        Screen {
+            console: ConsoleExporter::new(Vec::new(), look, Arc::default()),
+            now: Instant::now(),
+        }
     }
 
     fn after(&mut self, wait: Duration) -> String {
@@ -84,13 +108,13 @@ fn a_trace_is_a_tree_with_a_waterfall() {
 fn a_wide_terminal_shows_more() {
     insta::assert_snapshot!(drawn(&shop(), Look { width: 120, ..Look::default() }), @r"
     trace 0af7651916cd43dd8448eb211c80319c  14:13:20.000Z  120 ms  6 spans
-    ◂ shop GET /orders/{id}                                                 ━━━━━━━━━━━━━━━━━━━━━━━   120 ms 503
-    ├─→ shop cart.Cart/Checkout                                              ━━━━━━━━━╸              50.0 ms OK
-    │ ╰─◂ cart cart.Cart/Checkout                                             ━━━━━━━╸               40.0 ms OK
-    │   ╰─→ cart prices.v1.PriceService/GetPrices                               ━━━━╸                25.0 ms OK
-    │     ╰─◂ prices prices.v1.PriceService/GetPrices                            ━━╸                 15.0 ms OK
-    ╰─→ shop stock.Stock/Reserve                                                       ╺━━━━━━━      40.0 ms UNAVAILABLE
-        UNAVAILABLE: connection refused
+    ◂ shop GET /orders/{id}                           ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━   120 ms 503
+    ├─→ shop cart.Cart/Checkout                         ━━━━━━━━━━━━━━━━━━╸                          50.0 ms OK
+    │ ╰─◂ cart cart.Cart/Checkout                         ━━━━━━━━━━━━━━━                            40.0 ms OK
+    │   ╰─→ cart prices.v1.PriceService/GetPrices            ╺━━━━━━━━━                              25.0 ms OK
+    │     ╰─◂ prices prices.v1.PriceService/GetPrices          ╺━━━━━                                15.0 ms OK
+    ╰─→ shop stock.Stock/Reserve                                            ╺━━━━━━━━━━━━━━╸         40.0 ms UNAVAILABLE
+        connection refused
     ");
 }
 
@@ -107,12 +131,12 @@ fn calls_side_by_side_hang_on_one_line() {
     ];
     insta::assert_snapshot!(drawn(&spans, Look::default()), @r"
     trace 0af7651916cd43dd8448eb211c80319c  14:13:20.000Z  30.0 ms  6 spans
-    ◂ web GET                                     ━━━━━━━━━━━━━━  30.0 ms 200
-    ├─→ web a.A/One                               ╺━━━╸           9.00 ms OK
-    │ ╰─◂ a a.A/One                                ━━━            7.00 ms OK
-    ├─→ web a.A/Two                                    ━━━━╸      9.00 ms NOT_FOUND
-    │ ╰─◂ a a.A/Two                                    ╺━━━       7.00 ms NOT_FOUND
-    ╰─→ web GET                                             ━━━╸  8.00 ms 404
+    ◂ web GET       ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  30.0 ms 200
+    ├─→ web a.A/One  ╺━━━━━━━━━━━━╸                               9.00 ms OK
+    │ ╰─◂ a a.A/One    ━━━━━━━━━━                                 7.00 ms OK
+    ├─→ web a.A/Two                 ━━━━━━━━━━━━━╸                9.00 ms NOT_FOUND
+    │ ╰─◂ a a.A/Two                  ╺━━━━━━━━━━                  7.00 ms NOT_FOUND
+    ╰─→ web GET                                    ━━━━━━━━━━━╸   8.00 ms 404
     ");
 }
 
@@ -123,7 +147,15 @@ fn no_line_is_wider_than_the_terminal() {
     spans[4].status = Status::Error(Some("b".repeat(300).into()));
     spans[3].resource = example::resource(9, &"c".repeat(300));
     for width in [MIN_WIDTH, 80, 120] {
-        for line in drawn(&spans, Look { width, ..Look::default() }).lines() {
+        for line in drawn(
+            &spans,
+            Look {
+                width,
+                ..Look::default()
+            },
+        )
+        .lines()
+        {
             assert!(line.chars().count() <= width, "{line}");
         }
     }
@@ -132,9 +164,18 @@ fn no_line_is_wider_than_the_terminal() {
 #[test]
 fn colours_are_only_there_when_asked_for() {
     assert!(!drawn(&shop(), Look::default()).contains('\x1b'));
-    let coloured = drawn(&shop(), Look { colours: true, ..Look::default() });
+    let coloured = drawn(
+        &shop(),
+        Look {
+            colours: true,
+            ..Look::default()
+        },
+    );
     assert!(coloured.contains("\x1b[31m503\x1b[0m"), "{coloured}");
-    assert!(coloured.contains("\x1b[31mUNAVAILABLE: connection refused\x1b[0m"), "{coloured}");
+    assert!(
+        coloured.contains("\x1b[31mUNAVAILABLE: connection refused\x1b[0m"),
+        "{coloured}"
+    );
     assert!(coloured.contains("\x1b[32mOK\x1b[0m"), "{coloured}");
     let plain = anstream::adapter::strip_str(&coloured).to_string();
     assert_eq!(plain, drawn(&shop(), Look::default()));
@@ -205,7 +246,10 @@ fn memory_is_bounded() {
 #[test]
 fn a_flood_is_cut_short_on_a_terminal_only() {
     for (live, shown) in [(true, MAX_TREES as usize), (false, 1000)] {
-        let mut screen = Screen::new(Look { live, ..Look::default() });
+        let mut screen = Screen::new(Look {
+            live,
+            ..Look::default()
+        });
         for trace in 1..=1000 {
             screen.take(&[example::server(trace, 1, None)]);
         }
@@ -255,9 +299,21 @@ fn the_summary_counts_calls_and_errors_by_method() {
 
 #[test]
 fn durations_have_three_digits() {
-    let cases = [0, 999, 1_000, 12_345, 999_499, 999_500, 12_345_678, 999_499_999, 1_500_000_000, 75_000_000_000];
+    let cases = [
+        0,
+        999,
+        1_000,
+        12_345,
+        999_499,
+        999_500,
+        12_345_678,
+        999_499_999,
+        1_500_000_000,
+        75_000_000_000,
+    ];
     let shown = cases.map(duration);
-    let expected =
-        ["0 ns", "999 ns", "1.00 µs", "12.3 µs", "999 µs", "1.00 ms", "12.3 ms", "999 ms", "1.50 s", "75.0 s"];
+    let expected = [
+        "0 ns", "999 ns", "1.00 µs", "12.3 µs", "999 µs", "1.00 ms", "12.3 ms", "999 ms", "1.50 s", "75.0 s",
+    ];
     assert_eq!(shown, expected);
 }

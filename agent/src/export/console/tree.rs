@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rustc_hash::FxHashMap;
 
 use super::Look;
-use super::line::{self, Columns, clean, duration};
+use super::line::{self, Columns, duration};
 use crate::span::{Span, SpanId};
 
 /// Appends the tree of `spans`, which are of one trace, and an empty line.
@@ -13,7 +13,13 @@ pub fn draw(out: &mut String, spans: &[Span], look: &Look) {
     let Some(first) = spans.first() else { return };
     let start = spans.iter().map(|s| s.start_unix_ns).min().unwrap_or_default();
     let end = spans.iter().map(|s| s.end_unix_ns).max().unwrap_or_default();
-    let columns = Columns::new(look, start, end);
+    let lines = order(spans);
+    let label = lines
+        .iter()
+        .map(|(span, prefix, _)| line::label_width(span, prefix))
+        .max()
+        .unwrap_or_default();
+    let columns = Columns::new(look, label, start, end);
     // Writing to a string does not fail.
     let _ = write!(out, "trace ");
     for byte in first.context.trace_id {
@@ -21,8 +27,13 @@ pub fn draw(out: &mut String, spans: &[Span], look: &Look) {
     }
     let count = spans.len();
     let noun = if count == 1 { "span" } else { "spans" };
-    let _ = writeln!(out, "  {}  {}  {count} {noun}", line::time_of_day(start), duration(end.saturating_sub(start)));
-    for (span, prefix, below) in order(spans) {
+    let _ = writeln!(
+        out,
+        "  {}  {}  {count} {noun}",
+        line::time_of_day(start),
+        duration(end.saturating_sub(start))
+    );
+    for (span, prefix, below) in lines {
         columns.span(out, span, &prefix, &below);
     }
     out.push('\n');
@@ -53,7 +64,9 @@ fn order(spans: &[Span]) -> Vec<(&Span, String, String)> {
         // (span, what its box lines continue, whether it is its parent's last child; None for a top)
         let mut stack = vec![(top, String::new(), None)];
         while let Some((i, outer, last)) = stack.pop() {
-            let (Some(span), Some(seen)) = (spans.get(i), seen.get_mut(i)) else { continue };
+            let (Some(span), Some(seen)) = (spans.get(i), seen.get_mut(i)) else {
+                continue;
+            };
             if std::mem::replace(seen, true) {
                 continue;
             }

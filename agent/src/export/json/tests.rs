@@ -39,7 +39,8 @@ fn exporter(disk: Disk) -> JsonExporter<Disk> {
 fn a_span_is_one_flat_line() {
     let mut span = example::server(1, 2, Some(3));
     span.status = Status::Error(Some("no \"such\" greeter\n".into()));
-    span.attributes.push(("net.list".into(), Value::Strings(vec!["a".into(), "b".into()])));
+    span.attributes
+        .push(("net.list".into(), Value::Strings(vec!["a".into(), "b".into()])));
     span.attributes.push(("ok".into(), Value::Bool(true)));
     span.context.trace_state = Some("vendor=1".into());
     span.context.flags = 3;
@@ -78,13 +79,20 @@ fn a_root_has_an_empty_parent() {
     let mut json = exporter(Disk::default());
     json.export(&[example::server(1, 2, None)]);
     let line: serde_json::Value = serde_json::from_slice(&json.out.bytes).unwrap();
-    assert_eq!((&line["parentSpanId"], &line["status"]), (&json!(""), &json!({"code": "UNSET"})));
+    assert_eq!(
+        (&line["parentSpanId"], &line["status"]),
+        (&json!(""), &json!({"code": "UNSET"}))
+    );
     assert!(line.get("traceState").is_none());
 }
 
 #[test]
 fn a_reader_that_went_away_is_reported_once_and_ends_the_output() {
-    let mut json = exporter(Disk { room: Some(0), full: Some(io::ErrorKind::BrokenPipe), ..Disk::default() });
+    let mut json = exporter(Disk {
+        room: Some(0),
+        full: Some(io::ErrorKind::BrokenPipe),
+        ..Disk::default()
+    });
     json.export(&[example::server(1, 2, None)]);
     assert_eq!(json.take_error().unwrap().kind(), io::ErrorKind::BrokenPipe);
     json.export(&[example::server(1, 3, None), example::server(1, 4, None)]);
@@ -98,7 +106,11 @@ fn after_a_full_disk_lines_are_whole_again() {
     first.export(&[example::server(1, 2, None)]);
     let line = first.out.bytes.len();
 
-    let mut json = exporter(Disk { room: Some(line + 10), full: Some(io::ErrorKind::StorageFull), ..Disk::default() });
+    let mut json = exporter(Disk {
+        room: Some(line + 10),
+        full: Some(io::ErrorKind::StorageFull),
+        ..Disk::default()
+    });
     json.export(&[example::server(1, 2, None), example::server(1, 3, None)]);
     assert_eq!(json.take_error().unwrap().kind(), io::ErrorKind::StorageFull);
     json.export(&[example::server(1, 4, None)]);

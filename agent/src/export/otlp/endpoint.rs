@@ -32,10 +32,18 @@ impl Target {
     pub fn of(otlp: &Otlp) -> Result<Self, Error> {
         let protocol = otlp.protocol.value;
         let default = Given::by_default(Endpoint {
-            url: if protocol == Protocol::Grpc { DEFAULT_GRPC } else { DEFAULT_HTTP }.to_owned(),
+            url: if protocol == Protocol::Grpc {
+                DEFAULT_GRPC
+            } else {
+                DEFAULT_HTTP
+            }
+            .to_owned(),
             is_base: true,
         });
-        let Given { value: endpoint, source } = otlp.endpoint.as_ref().unwrap_or(&default);
+        let Given {
+            value: endpoint,
+            source,
+        } = otlp.endpoint.as_ref().unwrap_or(&default);
         let source = *source;
         let text = endpoint.url.trim();
 
@@ -60,7 +68,10 @@ impl Target {
         // Errors don't repeat the text: it may hold credentials.
         let mut url = Url::parse(&url).map_err(|problem| Error::new(source, format_args!("is no URL: {problem}")))?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(Error::new(source, format_args!("scheme {} is not http or https", url.scheme())));
+            return Err(Error::new(
+                source,
+                format_args!("scheme {} is not http or https", url.scheme()),
+            ));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Error::new(
@@ -85,7 +96,11 @@ impl Target {
                 "{source}: port {odd_port} is by convention the other protocol's; say --otlp-protocol grpc if it is"
             );
         }
-        Ok(Target { url, source, socket: socket.map(str::to_owned) })
+        Ok(Target {
+            url,
+            source,
+            socket: socket.map(str::to_owned),
+        })
     }
 
     /// Whether TLS is spoken.
@@ -103,8 +118,17 @@ mod tests {
     fn target(url: &str, source: &'static str, protocol: Protocol) -> Result<String, String> {
         let is_base = source != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
         let otlp = Otlp {
-            endpoint: Some(Given { value: Endpoint { url: url.into(), is_base }, source }),
-            protocol: Given { value: protocol, source: "--otlp-protocol" },
+            endpoint: Some(Given {
+                value: Endpoint {
+                    url: url.into(),
+                    is_base,
+                },
+                source,
+            }),
+            protocol: Given {
+                value: protocol,
+                source: "--otlp-protocol",
+            },
             ..Otlp::default()
         };
         Target::of(&otlp).map(|t| t.url.to_string()).map_err(|e| e.to_string())
@@ -119,11 +143,27 @@ mod tests {
             (BASE, "http://collector:4318/", "http://collector:4318/v1/traces"),
             (BASE, "https://host/otlp/", "https://host/otlp/v1/traces"),
             (TRACES, "http://collector:4318", "http://collector:4318/"),
-            (TRACES, "http://collector:4318/v1/traces", "http://collector:4318/v1/traces"),
-            ("--otlp-endpoint", "http://collector:4318", "http://collector:4318/v1/traces"),
-            ("--otlp-endpoint", "http://collector:4318/v1/traces", "http://collector:4318/v1/traces"),
+            (
+                TRACES,
+                "http://collector:4318/v1/traces",
+                "http://collector:4318/v1/traces",
+            ),
+            (
+                "--otlp-endpoint",
+                "http://collector:4318",
+                "http://collector:4318/v1/traces",
+            ),
+            (
+                "--otlp-endpoint",
+                "http://collector:4318/v1/traces",
+                "http://collector:4318/v1/traces",
+            ),
         ] {
-            assert_eq!(target(given, source, Protocol::HttpProtobuf).as_deref(), Ok(used), "{source}={given}");
+            assert_eq!(
+                target(given, source, Protocol::HttpProtobuf).as_deref(),
+                Ok(used),
+                "{source}={given}"
+            );
         }
     }
 
@@ -131,10 +171,16 @@ mod tests {
     fn a_grpc_address_needs_no_scheme() {
         let otlp = |insecure| Otlp {
             endpoint: Some(Given {
-                value: Endpoint { url: "collector:4317".into(), is_base: true },
+                value: Endpoint {
+                    url: "collector:4317".into(),
+                    is_base: true,
+                },
                 source: "OTEL_EXPORTER_OTLP_ENDPOINT",
             }),
-            protocol: Given { value: Protocol::Grpc, source: "OTEL_EXPORTER_OTLP_PROTOCOL" },
+            protocol: Given {
+                value: Protocol::Grpc,
+                source: "OTEL_EXPORTER_OTLP_PROTOCOL",
+            },
             insecure,
             ..Otlp::default()
         };
@@ -144,8 +190,17 @@ mod tests {
 
     #[test]
     fn without_an_endpoint_the_protocols_port_on_this_host_is_used() {
-        assert_eq!(Target::of(&Otlp::default()).unwrap().url.as_str(), "http://localhost:4318/v1/traces");
-        let grpc = Otlp { protocol: Given { value: Protocol::Grpc, source: "--otlp-protocol" }, ..Otlp::default() };
+        assert_eq!(
+            Target::of(&Otlp::default()).unwrap().url.as_str(),
+            "http://localhost:4318/v1/traces"
+        );
+        let grpc = Otlp {
+            protocol: Given {
+                value: Protocol::Grpc,
+                source: "--otlp-protocol",
+            },
+            ..Otlp::default()
+        };
         assert_eq!(Target::of(&grpc).unwrap().url.port(), Some(4317));
     }
 
@@ -158,7 +213,11 @@ mod tests {
             ("ftp://host", Protocol::HttpProtobuf, "scheme ftp"),
             ("http://host:99999", Protocol::Grpc, "is no URL"),
             ("unix:///run/otlp.sock", Protocol::HttpProtobuf, "only by protocol grpc"),
-            ("https://me:hunter2@host", Protocol::HttpProtobuf, "OTEL_EXPORTER_OTLP_HEADERS"),
+            (
+                "https://me:hunter2@host",
+                Protocol::HttpProtobuf,
+                "OTEL_EXPORTER_OTLP_HEADERS",
+            ),
         ] {
             let error = target(given, NAME, protocol).unwrap_err();
             assert!(error.starts_with(NAME) && error.contains(part), "{error}");

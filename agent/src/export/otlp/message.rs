@@ -34,7 +34,10 @@ pub fn request(spans: &[Span]) -> ExportTraceServiceRequest {
         }
     }
     let resource_spans = groups.into_iter().map(|(first, spans)| ResourceSpans {
-        resource: Some(Resource { attributes: key_values(&first.resource.attributes), ..Resource::default() }),
+        resource: Some(Resource {
+            attributes: key_values(&first.resource.attributes),
+            ..Resource::default()
+        }),
         scope_spans: vec![ScopeSpans {
             scope: Some(InstrumentationScope {
                 name: SCOPE_NAME.to_owned(),
@@ -46,7 +49,9 @@ pub fn request(spans: &[Span]) -> ExportTraceServiceRequest {
         }],
         schema_url: SCHEMA_URL.to_owned(),
     });
-    ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
+    ExportTraceServiceRequest {
+        resource_spans: resource_spans.collect(),
+    }
 }
 
 fn message(span: &Span) -> OtlpSpan {
@@ -84,7 +89,11 @@ fn message(span: &Span) -> OtlpSpan {
 fn key_values(attributes: &[(Key, Value)]) -> Vec<KeyValue> {
     attributes
         .iter()
-        .map(|(key, value)| KeyValue { key: key.to_string(), value: Some(any(value)), ..KeyValue::default() })
+        .map(|(key, value)| KeyValue {
+            key: key.to_string(),
+            value: Some(any(value)),
+            ..KeyValue::default()
+        })
         .collect()
 }
 
@@ -96,7 +105,12 @@ fn any(value: &Value) -> AnyValue {
         Value::Double(d) => Any::DoubleValue(*d),
         Value::Bool(b) => Any::BoolValue(*b),
         Value::Strings(list) => Any::ArrayValue(ArrayValue {
-            values: list.iter().map(|s| AnyValue { value: Some(Any::StringValue((**s).to_owned())) }).collect(),
+            values: list
+                .iter()
+                .map(|s| AnyValue {
+                    value: Some(Any::StringValue((**s).to_owned())),
+                })
+                .collect(),
         }),
     };
     AnyValue { value: Some(value) }

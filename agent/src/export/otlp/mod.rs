@@ -156,7 +156,12 @@ struct Queue {
 
 impl Queue {
     fn new(limit: usize) -> Self {
-        Queue { spans: Mutex::default(), limit, filled: Notify::new(), in_flight: AtomicU64::new(0) }
+        Queue {
+            spans: Mutex::default(),
+            limit,
+            filled: Notify::new(),
+            in_flight: AtomicU64::new(0),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Span>> {
@@ -187,7 +192,9 @@ impl Queue {
     /// `n` spans of the last `pop` have met their fate; false if [`Queue::abandon`] has
     /// already counted them.
     fn settle(&self, n: u64) -> bool {
-        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(n)).is_ok()
+        self.in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(n))
+            .is_ok()
     }
 
     /// Gives up everything held and under way, and says how many spans that were.

@@ -42,7 +42,10 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Backoff { first: Duration::from_secs(1), most: Duration::from_secs(16) }
+        Backoff {
+            first: Duration::from_secs(1),
+            most: Duration::from_secs(16),
+        }
     }
 }
 
@@ -51,7 +54,10 @@ impl Backoff {
     /// many agents don't return to a restarted receiver as one. What the receiver asked
     /// for is never undercut.
     pub fn wait(&self, retry: u32, after: Option<Duration>) -> Duration {
-        let doubled = self.first.saturating_mul(1u32.checked_shl(retry).unwrap_or(u32::MAX)).min(self.most);
+        let doubled = self
+            .first
+            .saturating_mul(1u32.checked_shl(retry).unwrap_or(u32::MAX))
+            .min(self.most);
         // The hasher's keys are random: no generator is needed for spreading waits.
         let random = RandomState::new().hash_one(retry);
         let part = (random % 1000) as f64 / 1000.0;
@@ -76,9 +82,15 @@ pub fn of_grpc(status: &tonic::Status) -> Attempt {
         | Code::Aborted
         | Code::OutOfRange
         | Code::Unavailable
-        | Code::DataLoss => Attempt::Retryable { after: after(), problem },
+        | Code::DataLoss => Attempt::Retryable {
+            after: after(),
+            problem,
+        },
         Code::ResourceExhausted => match after() {
-            Some(after) => Attempt::Retryable { after: Some(after), problem },
+            Some(after) => Attempt::Retryable {
+                after: Some(after),
+                problem,
+            },
             None => Attempt::Refused { problem },
         },
         // A broken transport is reported as UNKNOWN, but never by the receiver.
@@ -91,9 +103,10 @@ pub fn of_grpc(status: &tonic::Status) -> Attempt {
 pub fn of_http(status: u16, retry_after: Option<&str>, now: SystemTime) -> Attempt {
     let problem = format!("HTTP status {status}");
     match status {
-        429 | 502 | 503 | 504 => {
-            Attempt::Retryable { after: retry_after.and_then(|text| delay(text.trim(), now)), problem }
-        }
+        429 | 502 | 503 | 504 => Attempt::Retryable {
+            after: retry_after.and_then(|text| delay(text.trim(), now)),
+            problem,
+        },
         _ => Attempt::Refused { problem },
     }
 }
@@ -135,8 +148,9 @@ mod tests {
 
     #[test]
     fn grpc_codes_are_retried_as_the_specification_lists_them() {
-        let retryable: Vec<i32> =
-            (1..=16).filter(|code| retried(of_grpc(&tonic::Status::new(Code::from_i32(*code), "")))).collect();
+        let retryable: Vec<i32> = (1..=16)
+            .filter(|code| retried(of_grpc(&tonic::Status::new(Code::from_i32(*code), ""))))
+            .collect();
         // CANCELLED, DEADLINE_EXCEEDED, ABORTED, OUT_OF_RANGE, UNAVAILABLE, DATA_LOSS
         assert_eq!(retryable, [1, 4, 10, 11, 14, 15]);
     }
@@ -172,9 +186,18 @@ mod tests {
 
     #[test]
     fn waits_grow_and_stay_bounded_and_never_undercut_the_receiver() {
-        let backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(8) };
+        let backoff = Backoff {
+            first: Duration::from_secs(1),
+            most: Duration::from_secs(8),
+        };
         for _ in 0..100 {
-            for (retry, low, high) in [(0, 0.8, 1.2), (1, 1.6, 2.4), (2, 3.2, 4.8), (9, 6.4, 9.6), (99, 6.4, 9.6)] {
+            for (retry, low, high) in [
+                (0, 0.8, 1.2),
+                (1, 1.6, 2.4),
+                (2, 3.2, 4.8),
+                (9, 6.4, 9.6),
+                (99, 6.4, 9.6),
+            ] {
                 let wait = backoff.wait(retry, None).as_secs_f64();
                 assert!((low..=high).contains(&wait), "retry {retry}: {wait}");
             }
@@ -185,6 +208,11 @@ mod tests {
     #[test]
     fn what_the_receiver_wrote_is_not_repeated() {
         let status = tonic::Status::unauthenticated("no such token: Bearer secret");
-        assert_eq!(of_grpc(&status), Attempt::Refused { problem: "gRPC status Unauthenticated".into() });
+        assert_eq!(
+            of_grpc(&status),
+            Attempt::Refused {
+                problem: "gRPC status Unauthenticated".into()
+            }
+        );
     }
 }

@@ -21,7 +21,11 @@ use receiver::{GrpcReceiver, HttpReceiver, partial};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// Settings as from the environment.
@@ -31,7 +35,10 @@ fn settings(env: &[(&str, &str)]) -> Config {
 }
 
 fn grpc(endpoint: &str) -> Otlp {
-    let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+    let env = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+    ];
     settings(&env).otlp.unwrap()
 }
 
@@ -41,9 +48,11 @@ fn http(endpoint: &str) -> Otlp {
 
 fn exporter(runtime: &Runtime, otlp: &Otlp, batch: &Batch) -> (OtlpExporter, Arc<Counters>) {
     let counters = Arc::new(Counters::default());
-    let backoff = Backoff { first: Duration::from_millis(5), most: Duration::from_millis(20) };
-    let exporter =
-        OtlpExporter::with_backoff(otlp, batch, runtime.handle(), counters.clone(), backoff).unwrap();
+    let backoff = Backoff {
+        first: Duration::from_millis(5),
+        most: Duration::from_millis(20),
+    };
+    let exporter = OtlpExporter::with_backoff(otlp, batch, runtime.handle(), counters.clone(), backoff).unwrap();
     (exporter, counters)
 }
 
@@ -53,7 +62,10 @@ fn spans(n: u64) -> Vec<Span> {
 
 /// A port where nobody listens.
 fn nobody() -> String {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     format!("http://{free}")
 }
 
@@ -86,10 +98,19 @@ fn grpc_carries_all_processes_in_one_compressed_request_with_the_headers() {
     exporter.shutdown(PATIENCE);
 
     let requests = receiver.requests();
-    let [(headers, request)] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+    let [(headers, request)] = requests.as_slice() else {
+        panic!("{} requests", requests.len())
+    };
     assert_eq!(headers.get("authorization").unwrap(), "Bearer t0ken");
     assert_eq!(headers.get("grpc-encoding").unwrap(), "gzip");
-    assert!(headers.get("user-agent").unwrap().to_str().unwrap().starts_with("tracewire/"));
+    assert!(
+        headers
+            .get("user-agent")
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with("tracewire/")
+    );
     let spans: Vec<_> = request
         .resource_spans
         .iter()
@@ -123,7 +144,11 @@ fn http_carries_the_same_compressed_or_not() {
 #[test]
 fn a_full_queue_drops_and_counts_and_does_not_wait() {
     let runtime = runtime();
-    let batch = Batch { max_queue_size: 10, schedule_delay: Duration::from_secs(60), ..Batch::default() };
+    let batch = Batch {
+        max_queue_size: 10,
+        schedule_delay: Duration::from_secs(60),
+        ..Batch::default()
+    };
     let (mut exporter, counters) = exporter(&runtime, &http(&nobody()), &batch);
     exporter.export(&spans(25));
     assert_eq!(counters.dropped_queue_full.get(), 15);
@@ -137,13 +162,20 @@ fn a_full_queue_drops_and_counts_and_does_not_wait() {
 fn full_batches_are_sent_before_the_delay_is_over() {
     let runtime = runtime();
     let receiver = HttpReceiver::start(vec![], None);
-    let batch = Batch { max_export_batch_size: 4, schedule_delay: Duration::from_secs(600), ..Batch::default() };
+    let batch = Batch {
+        max_export_batch_size: 4,
+        schedule_delay: Duration::from_secs(600),
+        ..Batch::default()
+    };
     let (mut exporter, _) = exporter(&runtime, &http(&receiver.url), &batch);
     exporter.export(&spans(10));
     receiver.wait_for(2);
     exporter.shutdown(PATIENCE);
-    let sizes: Vec<_> =
-        receiver.posts().iter().map(|p| p.request.resource_spans[0].scope_spans[0].spans.len()).collect();
+    let sizes: Vec<_> = receiver
+        .posts()
+        .iter()
+        .map(|p| p.request.resource_spans[0].scope_spans[0].spans.len())
+        .collect();
     assert_eq!(sizes, [4, 4, 2]);
 }
 
@@ -175,19 +207,31 @@ fn what_the_receiver_refuses_is_not_sent_again() {
     exporter.shutdown(PATIENCE);
     assert_eq!((receiver.requests().len(), counters.dropped_refused.get()), (1, 5));
 
-    for answer in ["400 Bad Request", "413 Content Too Large", "307 Moved\r\nlocation: /elsewhere"] {
+    for answer in [
+        "400 Bad Request",
+        "413 Content Too Large",
+        "307 Moved\r\nlocation: /elsewhere",
+    ] {
         let receiver = HttpReceiver::start(vec![answer], None);
         let (mut exporter, counters) = self::exporter(&runtime, &http(&receiver.url), &Batch::default());
         exporter.export(&spans(5));
         exporter.shutdown(PATIENCE);
-        assert_eq!((receiver.posts().len(), counters.dropped_refused.get()), (1, 5), "{answer}");
+        assert_eq!(
+            (receiver.posts().len(), counters.dropped_refused.get()),
+            (1, 5),
+            "{answer}"
+        );
     }
 }
 
 #[test]
 fn a_partial_success_is_counted_and_not_sent_again() {
     let runtime = runtime();
-    let receiver = GrpcReceiver::start(&runtime, vec![Ok(partial(2)), Ok(ExportTraceServiceResponse::default())], None);
+    let receiver = GrpcReceiver::start(
+        &runtime,
+        vec![Ok(partial(2)), Ok(ExportTraceServiceResponse::default())],
+        None,
+    );
     let (mut exporter, counters) = exporter(&runtime, &grpc(&receiver.url), &Batch::default());
     exporter.export(&spans(5));
     exporter.shutdown(PATIENCE);
@@ -224,18 +268,34 @@ fn tls_trusts_the_given_authority_and_no_other() {
     let (certificate, key) = (server.cert.pem(), server.signing_key.serialize_pem());
     let file = std::env::temp_dir().join(format!("tracewire-test-ca-{}.pem", std::process::id()));
     std::fs::write(&file, &certificate).unwrap();
-    let given = config::Given { value: file.clone(), source: "--otlp-certificate" };
+    let given = config::Given {
+        value: file.clone(),
+        source: "--otlp-certificate",
+    };
 
     let grpc_receiver = GrpcReceiver::start(&runtime, vec![], Some((&certificate, &key)));
     let http_receiver = HttpReceiver::start(vec![], Some((&certificate, &key)));
     for otlp in [grpc(&grpc_receiver.url), http(&http_receiver.url)] {
-        let impatient = Batch { export_timeout: Duration::from_millis(300), ..Batch::default() };
+        let impatient = Batch {
+            export_timeout: Duration::from_millis(300),
+            ..Batch::default()
+        };
         let strange = exporter(&runtime, &otlp, &impatient);
-        let trusted = exporter(&runtime, &Otlp { certificate: Some(given.clone()), ..otlp }, &Batch::default());
+        let trusted = exporter(
+            &runtime,
+            &Otlp {
+                certificate: Some(given.clone()),
+                ..otlp
+            },
+            &Batch::default(),
+        );
         for ((mut exporter, counters), exported) in [(trusted, 1), (strange, 0)] {
             exporter.export(&spans(1));
             exporter.shutdown(PATIENCE);
-            assert_eq!((counters.spans_exported.get(), counters.dropped()), (exported, 1 - exported));
+            assert_eq!(
+                (counters.spans_exported.get(), counters.dropped()),
+                (exported, 1 - exported)
+            );
             assert_eq!(counters.export_failures.get() > 0, exported == 0);
         }
     }
@@ -249,14 +309,23 @@ fn settings_that_cannot_work_are_refused_by_name() {
         let mut all = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "https://localhost:1")];
         all.extend(env);
         let otlp = settings(&all).otlp.unwrap();
-        OtlpExporter::new(&otlp, &Batch::default(), runtime.handle(), Arc::default()).err().unwrap().to_string()
+        OtlpExporter::new(&otlp, &Batch::default(), runtime.handle(), Arc::default())
+            .err()
+            .unwrap()
+            .to_string()
     };
     for protocol in ["grpc", "http/protobuf"] {
         let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
         let missing = refused(&[protocol, ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem")]);
-        assert!(missing.starts_with("OTEL_EXPORTER_OTLP_CERTIFICATE: /nowhere/ca.pem: "), "{missing}");
+        assert!(
+            missing.starts_with("OTEL_EXPORTER_OTLP_CERTIFICATE: /nowhere/ca.pem: "),
+            "{missing}"
+        );
         let no_pem = refused(&[protocol, ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/proc/self/comm")]);
-        assert!(no_pem.starts_with("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE: /proc/self/comm: "), "{no_pem}");
+        assert!(
+            no_pem.starts_with("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE: /proc/self/comm: "),
+            "{no_pem}"
+        );
         let alone = refused(&[protocol, ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/proc/self/comm")]);
         assert!(alone.starts_with("OTEL_EXPORTER_OTLP_CLIENT_KEY: "), "{alone}");
     }
@@ -268,5 +337,8 @@ fn the_receivers_words_are_logged_without_the_headers() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t0ken"),
     ]);
-    assert_eq!(headers.otlp.unwrap().headers.redact("unknown Bearer t0ken, t0ken"), "unknown …, …");
+    assert_eq!(
+        headers.otlp.unwrap().headers.redact("unknown Bearer t0ken, t0ken"),
+        "unknown …, …"
+    );
 }

@@ -50,14 +50,20 @@ impl Tls {
         let identity = match (&otlp.client_certificate, &otlp.client_key) {
             (None, None) => None,
             (Some(certificate), Some(key)) => {
-                let identity =
-                    Identity { certificate: read(certificate)?, key: read(key)?, source: certificate.source };
+                let identity = Identity {
+                    certificate: read(certificate)?,
+                    key: read(key)?,
+                    source: certificate.source,
+                };
                 certificates(&identity.certificate, certificate)?;
                 PrivateKeyDer::from_pem_slice(&identity.key).map_err(|e| unusable(key, e))?;
                 Some(identity)
             }
             (Some(alone), None) | (None, Some(alone)) => {
-                return Err(Error::new(alone.source, "a client certificate and its key are needed together"));
+                return Err(Error::new(
+                    alone.source,
+                    "a client certificate and its key are needed together",
+                ));
             }
         };
         Ok(Tls { roots, identity })
@@ -75,7 +81,9 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(error)?
             .with_root_certificates(self.roots.clone());
-        let Some(identity) = &self.identity else { return Ok(builder.with_no_client_auth()) };
+        let Some(identity) = &self.identity else {
+            return Ok(builder.with_no_client_auth());
+        };
         let pem = |e: rustls::pki_types::pem::Error| Error::new(setting, format_args!("is no usable PEM file: {e}"));
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&identity.certificate).collect();
         let key = PrivateKeyDer::from_pem_slice(&identity.key).map_err(pem)?;
@@ -91,9 +99,16 @@ fn read(given: &Given<impl AsRef<Path>>) -> Result<Vec<u8>, Error> {
 fn certificates(pem: &[u8], given: &Given<impl AsRef<Path>>) -> Result<Vec<CertificateDer<'static>>, Error> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|e| unusable(given, e))?;
-    if found.is_empty() { Err(unusable(given, "no certificate in it")) } else { Ok(found) }
+    if found.is_empty() {
+        Err(unusable(given, "no certificate in it"))
+    } else {
+        Ok(found)
+    }
 }
 
 fn unusable(given: &Given<impl AsRef<Path>>, problem: impl std::fmt::Display) -> Error {
-    Error::new(given.source, format_args!("{}: {problem}", given.value.as_ref().display()))
+    Error::new(
+        given.source,
+        format_args!("{}: {problem}", given.value.as_ref().display()),
+    )
 }

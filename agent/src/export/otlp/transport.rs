@@ -72,27 +72,41 @@ impl Transport {
                         Err(status) => of_grpc(&status),
                     }
                 }
-                Transport::Http { client, url, headers, gzip } => {
+                Transport::Http {
+                    client,
+                    url,
+                    headers,
+                    gzip,
+                } => {
                     let body = request.encode_to_vec();
                     let mut post = client.post(url.clone()).headers(headers.clone());
                     post = match gzip {
                         true => match compress(&body) {
                             Ok(small) => post.header(CONTENT_ENCODING, "gzip").body(small),
-                            Err(e) => return Attempt::Refused { problem: format!("gzip: {e}") },
+                            Err(e) => {
+                                return Attempt::Refused {
+                                    problem: format!("gzip: {e}"),
+                                };
+                            }
                         },
                         false => post.body(body),
                     };
                     match post.send().await {
                         Ok(response) => answer(response).await,
-                        Err(e) => Attempt::Retryable { after: None, problem: chain(&e.without_url()) },
+                        Err(e) => Attempt::Retryable {
+                            after: None,
+                            problem: chain(&e.without_url()),
+                        },
                     }
                 }
             }
         };
-        tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| Attempt::Retryable {
-            after: None,
-            problem: format!("no answer within {} ms", timeout.as_millis()),
-        })
+        tokio::time::timeout(timeout, attempt)
+            .await
+            .unwrap_or_else(|_| Attempt::Retryable {
+                after: None,
+                problem: format!("no answer within {} ms", timeout.as_millis()),
+            })
     }
 }
 
@@ -120,9 +134,14 @@ fn grpc(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
         .max_decoding_message_size(MAX_RESPONSE_BYTES)
         .max_encoding_message_size(MAX_REQUEST_BYTES);
     if otlp.compression == Compression::Gzip {
-        client = client.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
+        client = client
+            .send_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Gzip);
     }
-    Ok(Transport::Grpc { client, metadata: MetadataMap::from_headers(fields(&otlp.headers)) })
+    Ok(Transport::Grpc {
+        client,
+        metadata: MetadataMap::from_headers(fields(&otlp.headers)),
+    })
 }
 
 fn http(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
@@ -130,7 +149,11 @@ fn http(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
         Tls::read(otlp)?.client_config()?
     } else {
         // The client wants some configuration even if it never uses one.
-        Tls { roots: rustls::RootCertStore::empty(), identity: None }.client_config()?
+        Tls {
+            roots: rustls::RootCertStore::empty(),
+            identity: None,
+        }
+        .client_config()?
     };
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
@@ -142,7 +165,12 @@ fn http(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
     let mut headers = fields(&otlp.headers);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
     let gzip = otlp.compression == Compression::Gzip;
-    Ok(Transport::Http { client, url: target.url.clone(), headers, gzip })
+    Ok(Transport::Http {
+        client,
+        url: target.url.clone(),
+        headers,
+        gzip,
+    })
 }
 
 /// Header fields to send, hidden from any debug output and from HPACK tables.
@@ -151,7 +179,9 @@ fn fields(headers: &Headers) -> HeaderMap {
         .iter()
         .filter_map(|(name, value)| {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-            let mut value = HeaderValue::from_str(value).or_else(|_| HeaderValue::from_bytes(value.as_bytes())).ok()?;
+            let mut value = HeaderValue::from_str(value)
+                .or_else(|_| HeaderValue::from_bytes(value.as_bytes()))
+                .ok()?;
             value.set_sensitive(true);
             Some((name, value))
         })

@@ -110,7 +110,12 @@ impl Worker {
             let (after, problem) = match attempt {
                 Attempt::Taken { rejected, message } => {
                     if rejected > 0 || !message.is_empty() {
-                        tracing::warn!(rejected, spans = batch.len(), "OTLP receiver: {}", self.readable(&message));
+                        tracing::warn!(
+                            rejected,
+                            spans = batch.len(),
+                            "OTLP receiver: {}",
+                            self.readable(&message)
+                        );
                     }
                     return Fate::Taken { rejected };
                 }
@@ -139,7 +144,8 @@ impl Worker {
     /// Time left for a batch that has until `end`, less if the exporter shuts down.
     fn left(&self, end: Instant) -> Option<Duration> {
         let end = self.stopped.borrow().map_or(end, |stop| stop.min(end));
-        end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        end.checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
     }
 
     /// Waits, but not past the deadline of a shutdown that comes meanwhile.
@@ -161,6 +167,11 @@ impl Worker {
     /// The receiver's words, cut, without control characters (they reach a terminal) and
     /// without what it may repeat of the header fields.
     fn readable(&self, text: &str) -> String {
-        self.headers.redact(text).chars().filter(|c| !c.is_control()).take(MAX_SAID).collect()
+        self.headers
+            .redact(text)
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(MAX_SAID)
+            .collect()
     }
 }

@@ -24,7 +24,12 @@ pub type Pem<'a> = Option<(&'a str, &'a str)>;
 
 pub fn partial(rejected_spans: i64) -> ExportTraceServiceResponse {
     let error_message = "too old".to_owned();
-    ExportTraceServiceResponse { partial_success: Some(ExportTracePartialSuccess { rejected_spans, error_message }) }
+    ExportTraceServiceResponse {
+        partial_success: Some(ExportTracePartialSuccess {
+            rejected_spans,
+            error_message,
+        }),
+    }
 }
 
 type Answer = Result<ExportTraceServiceResponse, Status>;
@@ -50,8 +55,9 @@ impl GrpcReceiver {
         };
         let mut server = Server::builder();
         if let Some((certificate, key)) = tls {
-            server =
-                server.tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key))).unwrap();
+            server = server
+                .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)))
+                .unwrap();
         }
         let service = TraceServiceServer::new(receiver.clone()).accept_compressed(CompressionEncoding::Gzip);
         runtime.spawn(server.add_service(service).serve_with_incoming(incoming));
@@ -72,7 +78,9 @@ impl TraceService for GrpcReceiver {
         let (metadata, _, message) = request.into_parts();
         self.requests.lock().unwrap().push((metadata, message));
         let answer = self.answers.lock().unwrap().pop_front();
-        answer.unwrap_or_else(|| Ok(ExportTraceServiceResponse::default())).map(Response::new)
+        answer
+            .unwrap_or_else(|| Ok(ExportTraceServiceResponse::default()))
+            .map(Response::new)
     }
 }
 
@@ -94,7 +102,10 @@ impl HttpReceiver {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let port = listener.local_addr().unwrap().port();
         let posts: Arc<Mutex<Vec<Post>>> = Arc::default();
-        let receiver = HttpReceiver { url: format!("{scheme}://localhost:{port}"), posts: posts.clone() };
+        let receiver = HttpReceiver {
+            url: format!("{scheme}://localhost:{port}"),
+            posts: posts.clone(),
+        };
         let tls = tls.map(|(certificate, key)| Arc::new(server_config(certificate, key)));
         let mut answers: VecDeque<&'static str> = answers.into();
         std::thread::spawn(move || {
@@ -128,7 +139,9 @@ impl HttpReceiver {
 
 fn server_config(certificate: &str, key: &str) -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain = rustls::pki_types::CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
+    let chain = rustls::pki_types::CertificateDer::pem_slice_iter(certificate.as_bytes())
+        .map(Result::unwrap)
+        .collect();
     let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -170,9 +183,15 @@ fn serve<S: Read + Write>(
         body = plain;
     }
     let request = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
-    posts.lock().unwrap().push(Post { line: line.trim().to_owned(), request });
+    posts.lock().unwrap().push(Post {
+        line: line.trim().to_owned(),
+        request,
+    });
     let answer = answers.pop_front().unwrap_or("200 OK");
     let stream = reader.get_mut();
-    write!(stream, "HTTP/1.1 {answer}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 {answer}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    )?;
     stream.flush()
 }

@@ -21,9 +21,9 @@ fn key_value((key, value): &(crate::attribute::Key, Value)) -> KeyValue {
         Value::Int(i) => SdkValue::I64(*i),
         Value::Double(d) => SdkValue::F64(*d),
         Value::Bool(b) => SdkValue::Bool(*b),
-        Value::Strings(list) => {
-            SdkValue::Array(Array::String(list.iter().map(|s| StringValue::from(s.clone())).collect()))
-        }
+        Value::Strings(list) => SdkValue::Array(Array::String(
+            list.iter().map(|s| StringValue::from(s.clone())).collect(),
+        )),
     };
     KeyValue::new(key.clone(), value)
 }
@@ -69,14 +69,18 @@ fn a_span_looks_as_if_the_sdk_had_sent_it() {
     full.status = Status::Error(Some("no greeter".into()));
     full.attributes.push(("ratio".into(), Value::Double(0.5)));
     full.attributes.push(("flag".into(), Value::Bool(true)));
-    full.attributes.push(("list".into(), Value::Strings(vec!["a".into(), "b".into()])));
+    full.attributes
+        .push(("list".into(), Value::Strings(vec!["a".into(), "b".into()])));
     let spans = [plain, full];
 
     let runtime = runtime();
     let receiver = GrpcReceiver::start(&runtime, vec![], None);
     runtime.block_on(async {
-        let mut sdk =
-            opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(&receiver.url).build().unwrap();
+        let mut sdk = opentelemetry_otlp::SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(&receiver.url)
+            .build()
+            .unwrap();
         let attributes = spans[0].resource.attributes.iter().map(key_value);
         let resource = opentelemetry_sdk::Resource::builder_empty().with_schema_url(attributes, message::SCHEMA_URL);
         sdk.set_resource(&resource.build());
@@ -84,7 +88,9 @@ fn a_span_looks_as_if_the_sdk_had_sent_it() {
             .with_version(env!("CARGO_PKG_VERSION"))
             .with_schema_url(message::SCHEMA_URL)
             .build();
-        sdk.export(spans.iter().map(|s| span_data(s, &scope)).collect()).await.unwrap();
+        sdk.export(spans.iter().map(|s| span_data(s, &scope)).collect())
+            .await
+            .unwrap();
     });
 
     let (_, mut theirs) = receiver.requests().remove(0);
