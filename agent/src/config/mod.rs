@@ -1,1 +1,262 @@
-//! config.
+//! What the agent is told: flags first, then the environment, then defaults.
+//! The environment is read here and nowhere else. Refuses what it can't obey
+//! instead of guessing, and never shows a secret.
+//!
+//! Rules of the OpenTelemetry specification (`sdk-environment-variables.md`):
+//! an empty variable is an unset one, an unknown word is warned about and
+//! ignored, durations are milliseconds. Stricter than it in one thing: a
+//! number that is none is an error, for a typing error should not silently
+//! become a default.
+//!
+//! `OTEL_SDK_DISABLED` is left to the observed processes: `tracewire run`
+//! shares its environment with them, and the agent is no SDK.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::time::Duration;
+
+mod environment;
+mod flags;
+mod otlp;
+
+pub use environment::Environment;
+pub use flags::{ExportFlags, LogFlags, Output};
+pub use otlp::{Compression, Endpoint, Headers, Otlp, Protocol};
+
+/// A setting and where it was given, for messages that name what to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given<T> {
+    /// The setting.
+    pub value: T,
+    /// Flag or variable that gave it, or `default`.
+    pub source: &'static str,
+}
+
+impl<T> Given<T> {
+    /// A setting nobody gave.
+    pub fn by_default(value: T) -> Self {
+        Given {
+            value,
+            source: "default",
+        }
+    }
+
+    /// Whether somebody gave it.
+    pub fn is_explicit(&self) -> bool {
+        self.source != "default"
+    }
+}
+
+/// A setting that can't be obeyed. Its text names the flag or variable and shows no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct Error {
+    /// Flag or variable.
+    pub setting: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Error {
+    /// `problem` with `setting`.
+    pub fn new(setting: &'static str, problem: impl fmt::Display) -> Self {
+        Error {
+            setting,
+            problem: problem.to_string(),
+        }
+    }
+}
+
+/// Everything that the exporters and the agent's own log are told.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// What standard output shows; `None` if nobody said, then the command decides.
+    pub output: Option<Output>,
+    /// OTLP export, if it is on: an endpoint was given, or `OTEL_TRACES_EXPORTER` names `otlp`.
+    pub otlp: Option<Otlp>,
+    /// How spans are queued and batched for OTLP.
+    pub batch: Batch,
+    /// The least severe of the agent's own messages that is shown.
+    pub log_level: LogLevel,
+    /// `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`: replaces the known HTTP methods (case-sensitive).
+    pub http_known_methods: Option<Vec<String>>,
+    /// What was ignored and why; to be logged once the log is set up.
+    pub warnings: Vec<String>,
+}
+
+/// Batching, `OTEL_BSP_*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Most spans held; what comes on top is dropped and counted. `OTEL_BSP_MAX_QUEUE_SIZE`, 2048.
+    pub max_queue_size: usize,
+    /// Most spans in one request. `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`, 512.
+    pub max_export_batch_size: usize,
+    /// Longest wait for a batch to fill. `OTEL_BSP_SCHEDULE_DELAY`, 5 s.
+    pub schedule_delay: Duration,
+    /// Longest time that one batch is tried for, retries included. `OTEL_BSP_EXPORT_TIMEOUT`, 30 s.
+    pub export_timeout: Duration,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch {
+            max_queue_size: 2048,
+            max_export_batch_size: 512,
+            schedule_delay: Duration::from_secs(5),
+            export_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Severity of the agent's own messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogLevel {
+    /// Nothing at all.
+    Off,
+    /// Something was lost or can't work.
+    Error,
+    /// Something is odd.
+    Warn,
+    /// What happens, in few words.
+    #[default]
+    Info,
+    /// For those who debug the agent.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    fn of_word(word: &str) -> Option<Self> {
+        Some(match word.to_ascii_lowercase().as_str() {
+            "off" | "none" => LogLevel::Off,
+            "error" | "fatal" => LogLevel::Error,
+            "warn" | "warning" => LogLevel::Warn,
+            "info" => LogLevel::Info,
+            "debug" => LogLevel::Debug,
+            "trace" | "all" | "verbose" => LogLevel::Trace,
+            _ => return None,
+        })
+    }
+}
+
+impl Config {
+    /// Of this process's environment and `flags`.
+    ///
+    /// # Errors
+    /// The first setting that can't be obeyed.
+    pub fn load(export: &ExportFlags, log: &LogFlags) -> Result<Self, Error> {
+        Self::of(export, log, std::env::var_os)
+    }
+
+    /// Of `flags` and an environment that `read` answers for.
+    ///
+    /// # Errors
+    /// The first setting that can't be obeyed.
+    pub fn of(
+        export: &ExportFlags,
+        log: &LogFlags,
+        read: impl Fn(&'static str) -> Option<OsString>,
+    ) -> Result<Self, Error> {
+        let mut env = Environment::new(read);
+        let chosen = Chosen::read(&mut env);
+        let batch = Batch::read(&mut env)?;
+        let otlp = Otlp::read(export, &mut env)?;
+        let log_level = match log.log_level {
+            Some(level) => level,
+            None => env
+                .word(&["OTEL_LOG_LEVEL"], LogLevel::of_word)
+                .map(|g| g.value)
+                .unwrap_or_default(),
+        };
+        let http_known_methods = env.text(&["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"])?.map(|g| {
+            g.value
+                .split(',')
+                .map(|m| m.trim().to_owned())
+                .filter(|m| !m.is_empty())
+                .collect()
+        });
+
+        let by_flag = otlp.endpoint.as_ref().is_some_and(|e| e.source.starts_with("--"));
+        let otlp_on = match &chosen {
+            _ if by_flag => true,
+            Some(chosen) => chosen.otlp,
+            None => otlp.endpoint.is_some(),
+        };
+        let output = export
+            .output
+            .or(chosen.map(|c| if c.console { Output::Tree } else { Output::None }));
+        Ok(Config {
+            output,
+            otlp: otlp_on.then_some(otlp),
+            batch,
+            log_level,
+            http_known_methods,
+            warnings: env.into_warnings(),
+        })
+    }
+}
+
+/// `OTEL_TRACES_EXPORTER`, a list as the specification allows.
+struct Chosen {
+    otlp: bool,
+    console: bool,
+}
+
+impl Chosen {
+    fn read(env: &mut Environment<'_>) -> Option<Self> {
+        const NAME: &str = "OTEL_TRACES_EXPORTER";
+        let given = env.text(&[NAME]).ok().flatten()?;
+        let mut chosen = Chosen {
+            otlp: false,
+            console: false,
+        };
+        let mut known = false;
+        for word in given.value.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+            match word.to_ascii_lowercase().as_str() {
+                "otlp" => chosen.otlp = true,
+                "console" => chosen.console = true,
+                "none" => {}
+                _ => {
+                    env.warn(
+                        NAME,
+                        format_args!("`{word}` is ignored: not one of otlp, console, none"),
+                    );
+                    continue;
+                }
+            }
+            known = true;
+        }
+        known.then_some(chosen)
+    }
+}
+
+impl Batch {
+    fn read(env: &mut Environment<'_>) -> Result<Self, Error> {
+        let default = Batch::default();
+        let max_queue_size = env.size("OTEL_BSP_MAX_QUEUE_SIZE")?.unwrap_or(default.max_queue_size);
+        let mut max_export_batch_size = env
+            .size("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")?
+            .unwrap_or(default.max_export_batch_size);
+        if max_export_batch_size > max_queue_size {
+            env.warn(
+                "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+                format_args!("{max_export_batch_size} is more than the queue holds; {max_queue_size} is used"),
+            );
+            max_export_batch_size = max_queue_size;
+        }
+        Ok(Batch {
+            max_queue_size,
+            max_export_batch_size,
+            schedule_delay: env
+                .milliseconds(&["OTEL_BSP_SCHEDULE_DELAY"])?
+                .unwrap_or(default.schedule_delay),
+            export_timeout: env
+                .milliseconds(&["OTEL_BSP_EXPORT_TIMEOUT"])?
+                .unwrap_or(default.export_timeout),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,10 @@ use crate::span::Span;
 pub mod console;
 pub mod json;
 pub mod otlp;
+pub mod summary;
+
+#[cfg(test)]
+mod example;
 
 /// Takes finished spans. Never blocks for long and never panics: what can't be
 /// taken is counted and dropped.

@@ -1,0 +1,49 @@
+//! Flags about export and the log. They win over the environment. There is
+//! none for headers: command lines are public (`/proc/PID/cmdline`), and
+//! headers hold tokens.
+
+use std::path::PathBuf;
+
+use super::{Compression, LogLevel, Protocol};
+
+/// What standard output shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// Traces as trees, for people
+    Tree,
+    /// One JSON object a span, for programs
+    Json,
+    /// Nothing
+    None,
+}
+
+/// Where spans go.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Export")]
+pub struct ExportFlags {
+    /// What standard output shows
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub output: Option<Output>,
+    /// Send spans to this OTLP receiver: http://HOST:4318 (HTTP) or http://HOST:4317 (gRPC).
+    /// Also OTEL_EXPORTER_OTLP_ENDPOINT; headers only by OTEL_EXPORTER_OTLP_HEADERS
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// Also OTEL_EXPORTER_OTLP_PROTOCOL; default http/protobuf
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    pub otlp_protocol: Option<Protocol>,
+    /// Also OTEL_EXPORTER_OTLP_COMPRESSION; default none
+    #[arg(long, value_enum, value_name = "ALGORITHM")]
+    pub otlp_compression: Option<Compression>,
+    /// Trust this certificate authority (PEM) instead of the well-known ones.
+    /// Also OTEL_EXPORTER_OTLP_CERTIFICATE
+    #[arg(long, value_name = "FILE")]
+    pub otlp_certificate: Option<PathBuf>,
+}
+
+/// The agent's own log.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct LogFlags {
+    /// Least severe message shown on standard error; also OTEL_LOG_LEVEL
+    #[arg(long, value_enum, value_name = "LEVEL", global = true)]
+    pub log_level: Option<LogLevel>,
+}

@@ -1,0 +1,205 @@
+//! Spans to an OTLP receiver, by gRPC or HTTP. The caller never waits: a
+//! bounded queue takes what it can, a background task sends it in batches, and
+//! what finds no room, no receiver or no time is dropped and counted by cause.
+//!
+//! Built on opentelemetry-proto's messages and client instead of
+//! opentelemetry-otlp's `SpanExporter`, which takes one resource a request
+//! (the agent has one a process), tells nobody how many spans a partial
+//! success left out, and gives up retrying after one request's timeout.
+//! `examples/otlp_bench.rs` measures both.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use super::Exporter;
+use crate::config::{self, Batch};
+use crate::span::Span;
+use crate::telemetry::Counters;
+
+mod endpoint;
+mod message;
+mod retry;
+mod tls;
+mod transport;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use message::{SCHEMA_URL, SCOPE_NAME, request};
+
+use endpoint::Target;
+use retry::Backoff;
+use transport::Transport;
+use worker::Worker;
+
+/// Largest request that is sent, bytes (OTLP specification, "Maximum message size").
+const MAX_REQUEST_BYTES: usize = 64 << 20;
+
+/// Sends spans to one receiver.
+pub struct OtlpExporter {
+    queue: Arc<Queue>,
+    batch_size: usize,
+    stop: watch::Sender<Option<Instant>>,
+    finished: mpsc::Receiver<()>,
+    task: JoinHandle<()>,
+    counters: Arc<Counters>,
+    closed: bool,
+}
+
+impl OtlpExporter {
+    /// An exporter by those settings, sending from a task on `runtime`. Connects when
+    /// there is something to send, so a receiver may start later than the agent.
+    ///
+    /// # Errors
+    /// A setting that can't work: an endpoint that is no URL, a certificate that can't be read.
+    pub fn new(
+        otlp: &config::Otlp,
+        batch: &Batch,
+        runtime: &Handle,
+        counters: Arc<Counters>,
+    ) -> Result<Self, config::Error> {
+        Self::with_backoff(otlp, batch, runtime, counters, Backoff::default())
+    }
+
+    fn with_backoff(
+        otlp: &config::Otlp,
+        batch: &Batch,
+        runtime: &Handle,
+        counters: Arc<Counters>,
+        backoff: Backoff,
+    ) -> Result<Self, config::Error> {
+        let target = Target::of(otlp)?;
+        let transport = {
+            // tonic's channel spawns its connection task where it is made.
+            let _guard = runtime.enter();
+            Transport::new(otlp, &target)?
+        };
+        tracing::debug!(endpoint = %target.url, protocol = ?otlp.protocol.value, headers = ?otlp.headers, "OTLP export");
+        let queue = Arc::new(Queue::new(batch.max_queue_size));
+        let (stop, stopped) = watch::channel(None);
+        let (finish, finished) = mpsc::sync_channel(1);
+        let worker = Worker {
+            queue: queue.clone(),
+            transport,
+            headers: otlp.headers.clone(),
+            batch: batch.clone(),
+            timeout: otlp.timeout,
+            backoff,
+            counters: counters.clone(),
+            stopped,
+        };
+        let task = runtime.spawn(async move {
+            worker.run().await;
+            let _ = finish.send(());
+        });
+        Ok(OtlpExporter {
+            queue,
+            batch_size: batch.max_export_batch_size,
+            stop,
+            finished,
+            task,
+            counters,
+            closed: false,
+        })
+    }
+}
+
+impl Exporter for OtlpExporter {
+    fn export(&mut self, spans: &[Span]) {
+        if self.closed {
+            self.counters.dropped_shutdown.add(spans.len() as u64);
+            return;
+        }
+        let (taken, held) = self.queue.push(spans);
+        self.counters.dropped_queue_full.add((spans.len() - taken) as u64);
+        if held >= self.batch_size {
+            self.queue.filled.notify_one();
+        }
+    }
+
+    /// Blocks the calling thread until all is sent, at most for `deadline`: not to be
+    /// called on the only thread of the runtime that the exporter was given.
+    fn shutdown(&mut self, deadline: Duration) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        let _ = self.stop.send(Some(Instant::now() + deadline));
+        if self.finished.recv_timeout(deadline).is_err() {
+            self.task.abort();
+        }
+        self.counters.dropped_shutdown.add(self.queue.abandon());
+    }
+}
+
+impl Drop for OtlpExporter {
+    fn drop(&mut self) {
+        self.shutdown(Duration::ZERO);
+    }
+}
+
+/// Spans that wait, and the number of those under way.
+struct Queue {
+    spans: Mutex<VecDeque<Span>>,
+    limit: usize,
+    /// Woken when a batch is full.
+    filled: Notify,
+    /// Spans taken by the worker and not yet accounted for. Whoever sets it to zero accounts.
+    in_flight: AtomicU64,
+}
+
+impl Queue {
+    fn new(limit: usize) -> Self {
+        Queue {
+            spans: Mutex::default(),
+            limit,
+            filled: Notify::new(),
+            in_flight: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Span>> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what it has room for: number taken, number held now.
+    fn push(&self, spans: &[Span]) -> (usize, usize) {
+        let mut queue = self.lock();
+        let taken = spans.len().min(self.limit.saturating_sub(queue.len()));
+        queue.extend(spans.iter().take(taken).cloned());
+        (taken, queue.len())
+    }
+
+    /// The oldest spans, at most `most`.
+    fn pop(&self, most: usize) -> Vec<Span> {
+        let mut queue = self.lock();
+        let n = most.min(queue.len());
+        let batch: Vec<Span> = queue.drain(..n).collect();
+        self.in_flight.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        batch
+    }
+
+    fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// `n` spans of the last `pop` have met their fate; false if [`Queue::abandon`] has
+    /// already counted them.
+    fn settle(&self, n: u64) -> bool {
+        self.in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(n))
+            .is_ok()
+    }
+
+    /// Gives up everything held and under way, and says how many spans that were.
+    fn abandon(&self) -> u64 {
+        let held = std::mem::take(&mut *self.lock()).len() as u64;
+        held + self.in_flight.swap(0, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,221 @@
+//! One request to the receiver and its answer, by gRPC or HTTP. Header values
+//! are marked sensitive, redirects are not followed (they would carry the
+//! headers elsewhere), and answers are read up to a limit.
+
+use std::io::Write as _;
+use std::time::{Duration, SystemTime};
+
+use flate2::Compression as Level;
+use flate2::write::GzEncoder;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use prost::Message as _;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+
+use super::MAX_REQUEST_BYTES;
+use super::endpoint::Target;
+use super::retry::{Attempt, chain, of_grpc, of_http};
+use super::tls::Tls;
+use crate::config::{Compression, Error, Headers, Otlp, Protocol};
+
+const USER_AGENT: &str = concat!("tracewire/", env!("CARGO_PKG_VERSION"));
+/// Largest response that is read, bytes (OTLP specification).
+const MAX_RESPONSE_BYTES: usize = 4 << 20;
+
+/// The way to the receiver.
+pub enum Transport {
+    /// gRPC; connects at need and again after a loss.
+    Grpc {
+        /// opentelemetry-proto's client.
+        client: TraceServiceClient<Channel>,
+        /// Header fields of each request.
+        metadata: MetadataMap,
+    },
+    /// HTTP POST of protobuf.
+    Http {
+        /// Pools connections.
+        client: reqwest::Client,
+        /// Where to.
+        url: reqwest::Url,
+        /// Header fields of each request.
+        headers: HeaderMap,
+        /// Whether bodies are compressed.
+        gzip: bool,
+    },
+}
+
+impl Transport {
+    /// A transport to `target`; nothing is sent yet. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Settings that can't work, by name.
+    pub fn new(otlp: &Otlp, target: &Target) -> Result<Self, Error> {
+        match otlp.protocol.value {
+            Protocol::Grpc => grpc(otlp, target),
+            Protocol::HttpProtobuf => http(otlp, target),
+        }
+    }
+
+    /// Sends one request and judges the answer. Takes no longer than `timeout`.
+    pub async fn send(&mut self, request: ExportTraceServiceRequest, timeout: Duration) -> Attempt {
+        let attempt = async {
+            match self {
+                Transport::Grpc { client, metadata } => {
+                    let mut request = tonic::Request::new(request);
+                    *request.metadata_mut() = metadata.clone();
+                    request.set_timeout(timeout);
+                    match client.export(request).await {
+                        Ok(response) => taken(response.into_inner()),
+                        Err(status) => of_grpc(&status),
+                    }
+                }
+                Transport::Http {
+                    client,
+                    url,
+                    headers,
+                    gzip,
+                } => {
+                    let body = request.encode_to_vec();
+                    let mut post = client.post(url.clone()).headers(headers.clone());
+                    post = match gzip {
+                        true => match compress(&body) {
+                            Ok(small) => post.header(CONTENT_ENCODING, "gzip").body(small),
+                            Err(e) => {
+                                return Attempt::Refused {
+                                    problem: format!("gzip: {e}"),
+                                };
+                            }
+                        },
+                        false => post.body(body),
+                    };
+                    match post.send().await {
+                        Ok(response) => answer(response).await,
+                        Err(e) => Attempt::Retryable {
+                            after: None,
+                            problem: chain(&e.without_url()),
+                        },
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(timeout, attempt)
+            .await
+            .unwrap_or_else(|_| Attempt::Retryable {
+                after: None,
+                problem: format!("no answer within {} ms", timeout.as_millis()),
+            })
+    }
+}
+
+fn grpc(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
+    let invalid = |e: tonic::transport::Error| Error::new(target.source, chain(&e));
+    let address = match &target.socket {
+        Some(path) => format!("unix://{path}"),
+        None => target.url.to_string(),
+    };
+    let mut endpoint = Endpoint::from_shared(address)
+        .and_then(|e| e.user_agent(USER_AGENT))
+        .map_err(invalid)?
+        .connect_timeout(otlp.timeout);
+    if target.is_tls() {
+        let tls = Tls::read(otlp)?;
+        // Says what is wrong with a certificate and its key better than tonic does.
+        tls.client_config()?;
+        let mut config = ClientTlsConfig::new().trust_anchors(tls.roots.roots);
+        if let Some(identity) = tls.identity {
+            config = config.identity(tonic::transport::Identity::from_pem(identity.certificate, identity.key));
+        }
+        endpoint = endpoint.tls_config(config).map_err(invalid)?;
+    }
+    let mut client = TraceServiceClient::new(endpoint.connect_lazy())
+        .max_decoding_message_size(MAX_RESPONSE_BYTES)
+        .max_encoding_message_size(MAX_REQUEST_BYTES);
+    if otlp.compression == Compression::Gzip {
+        client = client
+            .send_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Gzip);
+    }
+    Ok(Transport::Grpc {
+        client,
+        metadata: MetadataMap::from_headers(fields(&otlp.headers)),
+    })
+}
+
+fn http(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
+    let tls = if target.is_tls() {
+        Tls::read(otlp)?.client_config()?
+    } else {
+        // The client wants some configuration even if it never uses one.
+        Tls {
+            roots: rustls::RootCertStore::empty(),
+            identity: None,
+        }
+        .client_config()?
+    };
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(USER_AGENT)
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(otlp.timeout)
+        .build()
+        .map_err(|e| Error::new(target.source, chain(&e.without_url())))?;
+    let mut headers = fields(&otlp.headers);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    let gzip = otlp.compression == Compression::Gzip;
+    Ok(Transport::Http {
+        client,
+        url: target.url.clone(),
+        headers,
+        gzip,
+    })
+}
+
+/// Header fields to send, hidden from any debug output and from HPACK tables.
+fn fields(headers: &Headers) -> HeaderMap {
+    headers
+        .iter()
+        .filter_map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            let mut value = HeaderValue::from_str(value)
+                .or_else(|_| HeaderValue::from_bytes(value.as_bytes()))
+                .ok()?;
+            value.set_sensitive(true);
+            Some((name, value))
+        })
+        .collect()
+}
+
+fn compress(body: &[u8]) -> std::io::Result<Vec<u8>> {
+    // Spans are so alike that the fastest level gains nearly all there is.
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Level::fast());
+    encoder.write_all(body)?;
+    encoder.finish()
+}
+
+async fn answer(mut response: reqwest::Response) -> Attempt {
+    let status = response.status();
+    if !status.is_success() {
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+        return of_http(status.as_u16(), retry_after, SystemTime::now());
+    }
+    let mut body = Vec::new();
+    // A body that can't be read can't take back the 2xx: retrying would duplicate spans.
+    while let Ok(Some(chunk)) = response.chunk().await {
+        if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
+            break;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    taken(ExportTraceServiceResponse::decode(body.as_slice()).unwrap_or_default())
+}
+
+fn taken(response: ExportTraceServiceResponse) -> Attempt {
+    let partial = response.partial_success.unwrap_or_default();
+    Attempt::Taken {
+        rejected: u64::try_from(partial.rejected_spans).unwrap_or_default(),
+        message: partial.error_message,
+    }
+}

@@ -1,0 +1,160 @@
+//! Counts shared by the rooms. Each thing that was dropped has a cause, so
+//! that a missing span can be explained.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracewire_common::fault;
+
+/// A count that only grows; cheap to share.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts one more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Takes over a total that is counted elsewhere (the kernel's).
+    pub fn set(&self, total: u64) {
+        self.0.store(total, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $field:ident: $name:literal,)*) => {
+        /// All counts of one agent.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[doc = $doc])* pub $field: Counter,)*
+            /// Events that the kernel programs lost, by [`fault::Fault`].
+            pub lost_events: [Counter; fault::COUNT as usize],
+        }
+
+        impl Counters {
+            fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$(($name, self.$field.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Spans made of exchanges.
+    spans: "spans",
+    /// Spans that the OTLP receiver took.
+    spans_exported: "spans_exported",
+    /// Spans dropped because the queue was full (`OTEL_BSP_MAX_QUEUE_SIZE`).
+    dropped_queue_full: "spans_dropped.queue_full",
+    /// Spans of requests that the OTLP receiver refused for good.
+    dropped_refused: "spans_dropped.refused",
+    /// Spans that the OTLP receiver refused out of a request that it took (partial success).
+    dropped_rejected: "spans_dropped.rejected",
+    /// Spans whose retries took longer than `OTEL_BSP_EXPORT_TIMEOUT`.
+    dropped_timeout: "spans_dropped.timeout",
+    /// Spans that alone are larger than a request may be.
+    dropped_too_large: "spans_dropped.too_large",
+    /// Spans not sent by the end of the shutdown's deadline.
+    dropped_shutdown: "spans_dropped.shutdown",
+    /// Spans that standard output did not take.
+    dropped_output: "spans_dropped.output",
+    /// OTLP requests that failed, retried or not.
+    export_failures: "export_failures",
+    /// OTLP requests that were tried again.
+    export_retries: "export_retries",
+    /// Traces that the console left out because nobody reads so fast.
+    console_hidden: "console_traces_hidden",
+}
+
+impl Counters {
+    /// All counts by name, `lost_events.CAUSE` for the kernel's.
+    pub fn snapshot(&self) -> Vec<(Cow<'static, str>, u64)> {
+        let own = self.named().map(|(name, n)| (Cow::Borrowed(name), n));
+        let lost = self
+            .lost()
+            .map(|(cause, n)| (Cow::Owned(format!("lost_events.{cause}")), n));
+        own.chain(lost).collect()
+    }
+
+    /// All spans that were made and reached nobody.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_by_cause().map(|(_, n)| n).sum()
+    }
+
+    /// One line for the end of a run, for people. Causes that did not occur are left out.
+    pub fn summary(&self) -> String {
+        let mut line = format!("spans {}", self.spans.get());
+        write_group(&mut line, "dropped", self.dropped_by_cause());
+        write_group(&mut line, "lost events", self.lost());
+        line
+    }
+
+    fn dropped_by_cause(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.named()
+            .filter_map(|(name, n)| Some((name.strip_prefix("spans_dropped.")?, n)))
+    }
+
+    fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        fault::NAMES.into_iter().zip(self.lost_events.iter().map(Counter::get))
+    }
+}
+
+fn write_group(line: &mut String, title: &str, counts: impl Iterator<Item = (&'static str, u64)>) {
+    let counts: Vec<_> = counts.filter(|(_, n)| *n > 0).collect();
+    let total: u64 = counts.iter().map(|(_, n)| n).sum();
+    // Writing to a string does not fail.
+    let _ = write!(line, ", {title} {total}");
+    for (i, (cause, n)) in counts.iter().enumerate() {
+        let _ = write!(line, "{}{cause} {n}", if i == 0 { " (" } else { ", " });
+    }
+    if !counts.is_empty() {
+        line.push(')');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_of_a_good_run_is_short() {
+        let counters = Counters::default();
+        counters.spans.add(12);
+        counters.spans_exported.add(12);
+        assert_eq!(counters.summary(), "spans 12, dropped 0, lost events 0");
+    }
+
+    #[test]
+    fn the_summary_names_each_cause_of_a_loss() {
+        let counters = Counters::default();
+        counters.spans.add(100);
+        counters.dropped_queue_full.add(30);
+        counters.dropped_rejected.add(4);
+        counters.lost_events[fault::Fault::RingFull as usize].set(7);
+        assert_eq!(
+            counters.summary(),
+            "spans 100, dropped 34 (queue_full 30, rejected 4), lost events 7 (ring_full 7)"
+        );
+        assert_eq!(counters.dropped(), 34);
+    }
+
+    #[test]
+    fn a_snapshot_has_every_name_once() {
+        let snapshot = Counters::default().snapshot();
+        let names: std::collections::BTreeSet<_> = snapshot.iter().map(|(name, _)| name.clone()).collect();
+        assert_eq!(names.len(), snapshot.len());
+        assert!(names.contains("lost_events.ring_full") && names.contains("spans_dropped.queue_full"));
+    }
+}
