@@ -36,7 +36,7 @@ pub fn run(keep: bool, seconds: u64) -> Result<()> {
     setup::need_root("demo: load programs into the kernel")?;
     build::run()?;
     services()?;
-    stop::run()?;
+    stop::end_kept();
     fs::create_dir_all(kept::folder()).context("folder of the demo's logs")?;
     let stop = Stop::on_signals()?;
 

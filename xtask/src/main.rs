@@ -73,7 +73,10 @@ fn run(task: &Task) -> Result<()> {
         Task::BuildEbpf => build_ebpf::run(),
         Task::Build => build::run(),
         Task::Demo { keep, seconds } => demo::run(*keep, *seconds),
-        Task::Stop => stop::run(),
+        Task::Stop => {
+            stop::run();
+            Ok(())
+        }
         Task::Test { fast } => test::run(*fast),
         Task::Fuzz { seconds } => fuzz::run(*seconds),
         Task::Bench => bench::run(),

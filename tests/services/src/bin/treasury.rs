@@ -36,7 +36,7 @@ impl Treasury for Desk {
         if request.get_ref().owner.is_empty() {
             return Err(Status::invalid_argument("an account needs an owner"));
         }
-        if turn.is_multiple_of(25) {
+        if turn % 25 == 12 {
             return Err(Status::unavailable("the register is being restarted"));
         }
         let risk_class = if turn.is_multiple_of(3) { "B" } else { "A" };
