@@ -1,2 +1,95 @@
 //! `cargo xtask TASK`: the project's own commands, one file a task.
-fn main() {}
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod build;
+mod build_ebpf;
+mod command;
+mod demo;
+mod fuzz;
+mod kept;
+mod place;
+mod progress;
+mod running;
+mod setup;
+mod stop;
+mod tally;
+mod test;
+mod toolchain;
+mod validate_deploy;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs what is missing and mounts what tracing needs (root, if there is anything to do).
+    Setup,
+    /// Compiles the kernel programs to target/bpf/tracewire.bpf.o.
+    BuildEbpf,
+    /// Compiles the kernel programs and the agent.
+    Build,
+    /// Runs two services that nobody changed, observes them and shows their traces (root).
+    Demo {
+        /// Leave the services and their load running afterwards, for an hour at most.
+        #[arg(long)]
+        keep: bool,
+        /// How long to observe.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        seconds: u64,
+    },
+    /// Ends what `demo --keep` left running.
+    Stop,
+    /// Checks everything (root; with --fast what needs neither root nor the kernel).
+    Test {
+        /// Only format, lints, documents and unit tests.
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Feeds the parsers made-up input.
+    Fuzz {
+        /// Time for all targets together.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Measures what observation costs.
+    Bench,
+    /// Checks the manifests in deploy/, without a cluster.
+    ValidateDeploy,
+}
+
+fn run(task: &Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::run().inspect(|()| eprintln!("setup: everything is in place")),
+        Task::BuildEbpf => build_ebpf::run(),
+        Task::Build => build::run(),
+        Task::Demo { keep, seconds } => demo::run(*keep, *seconds),
+        Task::Stop => {
+            stop::run();
+            Ok(())
+        }
+        Task::Test { fast } => test::run(*fast),
+        Task::Fuzz { seconds } => fuzz::run(*seconds),
+        Task::Bench => bench::run(),
+        Task::ValidateDeploy => validate_deploy::run(),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

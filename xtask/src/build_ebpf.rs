@@ -1,0 +1,46 @@
+//! `cargo xtask build-ebpf`: compiles the kernel programs into one object file
+//! for the agent to carry.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command::quiet;
+use crate::progress::Step;
+use crate::toolchain::{REMEDY, TARGET, Toolchain, has_linker};
+use crate::{place, setup};
+
+/// Builds `target/bpf/tracewire.bpf.o`; installs a toolchain first if there is
+/// none and this is root.
+///
+/// # Errors
+/// When there is no toolchain, or the programs do not compile.
+pub fn run() -> Result<()> {
+    if Toolchain::all().next().is_none() || !has_linker() {
+        setup::toolchain()?;
+    }
+    let toolchain = Toolchain::all()
+        .next()
+        .with_context(|| format!("there is no Rust for the kernel programs: {REMEDY}"))?;
+    let step = Step::begin("kernel programs");
+    let mut build = toolchain.command("cargo");
+    build.args(["build", "--package", "tracewire-ebpf", "--bin", "tracewire-ebpf"]);
+    build.args(["--release", "-Z", "build-std=core", "--target", TARGET]);
+    let remedy = format!(
+        "mend what the compiler names; if it is bpf-linker that complains, its LLVM may be older than that of {}",
+        toolchain.name
+    );
+    quiet(&step, &mut build, &remedy)?;
+    let built = place::bpf_target().join(TARGET).join("release/tracewire-ebpf");
+    let bytes = fs::read(&built).with_context(|| format!("{} is not there after the build", built.display()))?;
+    ensure!(!bytes.is_empty(), "{} is empty", built.display());
+    // Only if it is another: a new time stamp would have the agent built again.
+    if fs::read(place::bpf_object()).ok().as_ref() != Some(&bytes) {
+        let new = place::bpf_target().join("tracewire.bpf.o.new");
+        fs::write(&new, &bytes)
+            .and_then(|()| fs::rename(&new, place::bpf_object()))
+            .context("copy of the object")?;
+    }
+    step.done();
+    Ok(())
+}
