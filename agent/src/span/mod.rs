@@ -5,8 +5,15 @@ use std::sync::Arc;
 use crate::attribute::{Key, Value};
 use crate::discover::Resource;
 
+pub mod build;
 pub mod conventions;
+mod http;
 pub mod route;
+mod rpc;
+mod status;
+mod url;
+
+pub use build::Builder;
 
 /// A trace id, RFC-ordered bytes (W3C Trace Context §3.2.2.3).
 pub type TraceId = [u8; 16];
