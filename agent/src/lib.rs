@@ -6,8 +6,11 @@
 
 pub mod attribute;
 pub mod bpf;
+pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod core;
 pub mod discover;
 pub mod export;
 pub mod pipeline;

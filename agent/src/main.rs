@@ -1,1 +1,5 @@
-fn main() {}
+//! The `tracewire` command: see `tracewire::cli`.
+
+fn main() -> std::process::ExitCode {
+    tracewire::cli::main()
+}

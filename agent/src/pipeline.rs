@@ -1,1 +1,283 @@
-//! The one wiring file.
+//! The one wiring file: kernel → core → exporters.
+//!
+//! One thread reads the ring buffer and makes spans; another hands them to the
+//! exporters, so that a slow terminal or pipe never makes the kernel drop
+//! records. Between them stands a bounded queue; what does not fit is counted.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use crate::bpf::load::Kernel;
+use crate::bpf::ring::Reader;
+use crate::clock;
+use crate::connection::record::Event;
+use crate::core::{Core, Processes};
+use crate::discover::Resource;
+use crate::discover::resource::Resources;
+use crate::export::Exporter;
+use crate::span::Span;
+use crate::telemetry::Counters;
+
+/// Batches between the reader and the exporters.
+const QUEUE: usize = 256;
+/// Longest rest of the reader.
+const REST: Duration = Duration::from_millis(50);
+/// How long a process that ended is waited for, so that its connections can tell their end.
+const AFTERLIFE: u64 = 300_000_000;
+/// How often clocks are compared and faults read.
+const UPKEEP: Duration = Duration::from_secs(2);
+
+/// Decides over processes that come by themselves.
+pub trait Chooser: Send {
+    /// Whether a process that just started its program is observed.
+    fn chooses(&mut self, pid: u32, resource: &Resource) -> bool;
+}
+
+/// Chooses whatever the kernel side chose: children of observed processes.
+pub struct Children;
+
+impl Chooser for Children {
+    fn chooses(&mut self, _pid: u32, _resource: &Resource) -> bool {
+        true
+    }
+}
+
+/// When the pipeline ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// When it is told to.
+    Stopped,
+    /// When all observed processes ended, too.
+    AllEnded,
+}
+
+/// The running agent, less its exporters.
+pub struct Pipeline {
+    kernel: Kernel,
+    reader: Reader,
+    core: Core,
+    named: Named,
+    chooser: Box<dyn Chooser>,
+    counters: Arc<Counters>,
+    spans: Vec<Span>,
+    ended: VecDeque<(u64, u32)>,
+    upkeep: Instant,
+}
+
+struct Named {
+    resources: Resources,
+    watched: HashSet<u32>,
+    /// Resources of observed processes; kept a while after their end.
+    known: HashMap<u32, Arc<Resource>>,
+}
+
+impl Processes for Named {
+    fn resource(&mut self, pid: u32) -> Arc<Resource> {
+        if let Some(known) = self.known.get(&pid) {
+            return known.clone();
+        }
+        let resource = self.resources.of(pid);
+        self.known.insert(pid, resource.clone());
+        resource
+    }
+}
+
+impl Pipeline {
+    /// Wires a loaded kernel side. None: its maps are not there.
+    pub fn new(
+        mut kernel: Kernel,
+        core: Core,
+        resources: Resources,
+        chooser: Box<dyn Chooser>,
+        counters: Arc<Counters>,
+    ) -> Option<Self> {
+        let reader = Reader::new(kernel.events()?, kernel.sleeping()?);
+        let named = Named { resources, watched: HashSet::new(), known: HashMap::new() };
+        Some(Pipeline {
+            kernel,
+            reader,
+            core,
+            named,
+            chooser,
+            counters,
+            spans: Vec::new(),
+            ended: VecDeque::new(),
+            upkeep: Instant::now(),
+        })
+    }
+
+    /// Observes a process from now on; false: the kernel refused.
+    pub fn watch(&mut self, pid: u32) -> bool {
+        // Its names are read first: it may end at any moment.
+        let _ = self.named.resource(pid);
+        self.named.watched.insert(pid);
+        self.kernel.watch(pid)
+    }
+
+    /// What an observed process is called.
+    pub fn name(&mut self, pid: u32) -> Arc<str> {
+        self.named.resource(pid).service_name.clone()
+    }
+
+    /// Runs until `stop` is set, or as `until` says; then drains and ends what is open.
+    pub fn run(mut self, until: Until, stop: &AtomicBool, exporters: Vec<Box<dyn Exporter>>, deadline: Duration) {
+        let (send, receive) = sync_channel::<Vec<Span>>(QUEUE);
+        let exporting = std::thread::Builder::new()
+            .name("tracewire-export".into())
+            .spawn(move || export(&receive, exporters, deadline));
+        let Ok(exporting) = exporting else {
+            tracing::error!("no thread could be made for the exporters");
+            return;
+        };
+        while !stop.load(Ordering::Relaxed) {
+            self.turn();
+            self.hand_over(&send);
+            if until == Until::AllEnded && self.named.watched.is_empty() && self.ended.is_empty() {
+                break;
+            }
+            self.reader.wait(REST);
+        }
+        // Nothing new: the processes are let go, then what is in the buffer is read.
+        let watched: Vec<u32> = self.named.watched.drain().collect();
+        for pid in watched {
+            self.kernel.unwatch(pid);
+        }
+        self.turn();
+        self.core.stop(clock::boot_ns(), &mut self.named, &mut self.spans);
+        self.count();
+        if !self.spans.is_empty() {
+            self.counters.spans.add(self.spans.len() as u64);
+            // The exporters still drain their queue, so there is room soon.
+            let _ = send.send(std::mem::take(&mut self.spans));
+        }
+        drop(send);
+        if exporting.join().is_err() {
+            tracing::error!("the exporters' thread failed");
+        }
+    }
+
+    /// Reads what is there.
+    fn turn(&mut self) {
+        let Pipeline { reader, core, named, chooser, kernel, spans, ended, .. } = self;
+        let count = reader.drain(|record| {
+            let Some(event) = Event::parse(record) else {
+                core.unknown_record();
+                return;
+            };
+            match event {
+                Event::Exec { pid } => {
+                    named.known.remove(&pid);
+                    named.resources.exec(pid);
+                    let resource = named.resource(pid);
+                    if chooser.chooses(pid, &resource) {
+                        named.watched.insert(pid);
+                        kernel.watch(pid);
+                    } else {
+                        named.watched.remove(&pid);
+                        named.known.remove(&pid);
+                        kernel.unwatch(pid);
+                    }
+                }
+                Event::Fork { child, .. } => {
+                    named.watched.insert(child);
+                    let _ = named.resource(child);
+                }
+                Event::Listen { pid, port } => {
+                    tracing::debug!(pid, port, "chosen by its port");
+                    named.watched.insert(pid);
+                    let _ = named.resource(pid);
+                }
+                Event::Exit { pid, time_ns } => {
+                    if named.watched.remove(&pid) {
+                        ended.push_back((time_ns, pid));
+                    }
+                }
+                Event::Open { ref header, .. } | Event::Frames { ref header, .. } => {
+                    if named.watched.contains(&header.pid) || named.known.contains_key(&header.pid) {
+                        core.event(event, named, spans);
+                    }
+                }
+                Event::Close { .. } => core.event(event, named, spans),
+            }
+        });
+        self.counters.events.add(count as u64);
+        let now = clock::boot_ns();
+        self.core.tick(now, &mut self.named, &mut self.spans);
+        while let Some((time_ns, pid)) = self.ended.front().copied()
+            && time_ns + AFTERLIFE < now
+        {
+            self.ended.pop_front();
+            self.core.exited(pid, time_ns, &mut self.named, &mut self.spans);
+            self.named.known.remove(&pid);
+            self.named.resources.forget(pid);
+        }
+        if self.upkeep.elapsed() > UPKEEP {
+            self.upkeep = Instant::now();
+            self.count();
+            self.core.boot_to_unix_ns = clock::boot_to_unix_ns();
+            self.missed_ends(now);
+        }
+    }
+
+    /// Ends that the kernel could not report, because the ring buffer was full.
+    fn missed_ends(&mut self, now: u64) {
+        let gone: Vec<u32> = self
+            .named
+            .watched
+            .iter()
+            .copied()
+            .filter(|pid| !std::path::Path::new("/proc").join(pid.to_string()).exists())
+            .collect();
+        for pid in gone {
+            self.named.watched.remove(&pid);
+            self.kernel.unwatch(pid);
+            self.ended.push_back((now, pid));
+        }
+    }
+
+    fn count(&self) {
+        for (counter, total) in self.counters.lost_events.iter().zip(self.kernel.faults()) {
+            counter.set(total);
+        }
+        self.counters.kernel_bytes.set(self.kernel.bytes());
+        let counts = self.core.counts();
+        self.counters.hpack_unknown.set(counts.hpack_unknown);
+        self.counters.malformed.set(counts.malformed);
+        self.counters.gaps.set(counts.gaps);
+        self.counters.requests_unseen.set(counts.requests_unseen);
+    }
+
+    fn hand_over(&mut self, send: &SyncSender<Vec<Span>>) {
+        if self.spans.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.spans);
+        self.counters.spans.add(batch.len() as u64);
+        if let Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) = send.try_send(batch) {
+            self.counters.dropped_output.add(batch.len() as u64);
+        }
+    }
+}
+
+fn export(receive: &Receiver<Vec<Span>>, mut exporters: Vec<Box<dyn Exporter>>, deadline: Duration) {
+    loop {
+        match receive.recv_timeout(Duration::from_millis(100)) {
+            Ok(batch) => {
+                for exporter in &mut exporters {
+                    exporter.export(&batch);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        for exporter in &mut exporters {
+            exporter.tick();
+        }
+    }
+    for exporter in &mut exporters {
+        exporter.shutdown(deadline);
+    }
+}

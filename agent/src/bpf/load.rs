@@ -11,7 +11,7 @@ use super::OBJECT;
 use super::btf::{self, Btf};
 
 /// How socket data is seen, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Rung {
     /// `tp_btf` on `sock_send_length` and `sock_recv_length`: kernel 6.3 and up.
     SocketTracepoints,

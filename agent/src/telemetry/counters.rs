@@ -52,6 +52,18 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Records read from the ring buffer.
+    events: "events",
+    /// Bytes that left the kernel.
+    kernel_bytes: "kernel_bytes",
+    /// HPACK indexes that point before the attach or past a gap.
+    hpack_unknown: "hpack_unknown",
+    /// Heads and blocks that could not be parsed.
+    malformed: "malformed",
+    /// Pieces of streams before which bytes are missing.
+    gaps: "gaps",
+    /// Responses whose request was not seen.
+    requests_unseen: "requests_unseen",
     /// Spans made of exchanges.
     spans: "spans",
     /// Spans that the OTLP receiver took.

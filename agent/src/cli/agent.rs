@@ -1,0 +1,183 @@
+//! What `attach` and `run` do alike: read the configuration, load the kernel
+//! side, start the exporters, end in order.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{Failure, Shared};
+use crate::bpf::load::{Kernel, Request};
+use crate::config::{Config, LogFlags, Output};
+use crate::discover::resource::Resources;
+use crate::export::Exporter;
+use crate::export::console::{ConsoleExporter, Look};
+use crate::export::json::JsonExporter;
+use crate::export::otlp::OtlpExporter;
+use crate::pipeline::{Chooser, Pipeline, Until};
+use crate::protocol::fields::Allow;
+use crate::span::build::Builder;
+use crate::span::conventions::Conventions;
+use crate::span::route;
+use crate::telemetry::{self, Counters};
+use crate::{clock, core};
+
+/// How long the end may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A configuration that was found good; nothing is attached yet.
+pub(super) struct Prepared {
+    config: Config,
+    builder: Builder,
+    allow: Allow,
+    counters: Arc<Counters>,
+    runtime: tokio::runtime::Runtime,
+    exporters: Vec<Box<dyn Exporter>>,
+    request: Request,
+}
+
+/// Checks all that can be checked before anything is attached.
+pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Result<Prepared, Failure> {
+    let config = Config::load(&shared.export, log).map_err(|e| Failure::Usage(e.to_string()))?;
+    telemetry::init(config.log_level);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if !shared.ring_buffer.is_power_of_two() || !(64..=1 << 20).contains(&shared.ring_buffer) {
+        return Err(Failure::Usage(format!(
+            "--ring-buffer {}: must be a power of two from 64 to 1048576 (KiB)",
+            shared.ring_buffer
+        )));
+    }
+    let mut conventions = Conventions::default();
+    if let Some(list) = &shared.semconv {
+        conventions.opt_in(list);
+    }
+    if let Some(methods) = &config.http_known_methods {
+        conventions.known_methods(&methods.join(","));
+    }
+    let mut routes = route::Config::default();
+    if shared.strict_routes {
+        routes.mode = route::Mode::Strict;
+    }
+    for pattern in &shared.route {
+        let parsed = pattern.parse().map_err(|e| Failure::Usage(format!("--route {pattern}: {e}")))?;
+        routes.patterns.push(parsed);
+    }
+    let builder = Builder::new(conventions, routes);
+    let lower = |names: &[String]| names.iter().map(|n| Arc::from(n.to_ascii_lowercase())).collect();
+    let allow = Allow {
+        request: lower(&shared.capture_request_header),
+        response: lower(&shared.capture_response_header),
+    };
+    let counters = Arc::new(Counters::default());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("tracewire-io")
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Other(format!("no runtime: {e}")))?;
+    let mut exporters: Vec<Box<dyn Exporter>> = Vec::new();
+    match config.output.unwrap_or(default) {
+        Output::Tree => exporters.push(Box::new(ConsoleExporter::new(
+            std::io::stdout(),
+            Look::of_stdout(),
+            counters.clone(),
+        ))),
+        Output::Json => exporters.push(Box::new(JsonExporter::new(std::io::stdout(), counters.clone()))),
+        Output::None => {}
+    }
+    if let Some(otlp) = &config.otlp {
+        let exporter = OtlpExporter::new(otlp, &config.batch, runtime.handle(), counters.clone())
+            .map_err(|e| Failure::Usage(e.to_string()))?;
+        exporters.push(Box::new(exporter));
+    }
+    let request = Request {
+        ring_bytes: shared.ring_buffer * 1024,
+        connections: shared.connections,
+        rung: shared.hook,
+        ..Request::default()
+    };
+    Ok(Prepared { config, builder, allow, counters, runtime, exporters, request })
+}
+
+/// The loaded agent, before it runs.
+pub(super) struct Agent {
+    pub(super) pipeline: Pipeline,
+    counters: Arc<Counters>,
+    runtime: tokio::runtime::Runtime,
+    exporters: Vec<Box<dyn Exporter>>,
+}
+
+impl Prepared {
+    /// Loads the kernel side; nothing is observed yet.
+    pub(super) fn load(
+        self,
+        resources: Resources,
+        chooser: Box<dyn Chooser>,
+        change: impl FnOnce(&mut Request),
+        ports: &[u16],
+    ) -> Result<Agent, Failure> {
+        let mut request = self.request;
+        change(&mut request);
+        let mut kernel = Kernel::load(request).map_err(|e| Failure::Other(e.to_string()))?;
+        for (what, reason) in &kernel.missing {
+            tracing::warn!("{what} are not seen: {reason}");
+        }
+        for port in ports {
+            if !kernel.choose_port(*port) {
+                return Err(Failure::Other(format!("the kernel refused port {port}")));
+            }
+        }
+        tracing::info!(hook = kernel.rung.name(), "kernel programs in place");
+        let core = core::Core::new(self.allow, self.builder, rand::random(), clock::boot_to_unix_ns());
+        let counters = self.counters.clone();
+        let pipeline = Pipeline::new(kernel, core, resources, chooser, counters)
+            .ok_or_else(|| Failure::Other("the kernel programs lack a map: build tracewire anew".into()))?;
+        let _ = &self.config;
+        // SAFETY: malloc_trim takes a number and has no preconditions; loading parsed megabytes of BTF.
+        unsafe { libc::malloc_trim(0) };
+        Ok(Agent { pipeline, counters: self.counters, runtime: self.runtime, exporters: self.exporters })
+    }
+}
+
+impl Agent {
+    /// Says that probes are in place, runs to the end, says what was seen.
+    pub(super) fn run(self, attached: &str, until: Until) -> Result<(), Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        self.runtime.spawn(async move {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut terminate), Ok(mut hangup)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+            else {
+                return;
+            };
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            flag.store(true, Ordering::Relaxed);
+            // A second one does not wait for the end.
+            let _ = tokio::signal::ctrl_c().await;
+            std::process::exit(1);
+        });
+        let mut stderr = std::io::stderr();
+        // Whoever waits for this line may have closed the pipe: that is no reason to stop.
+        let _ = writeln!(stderr, "attached {attached}");
+        self.pipeline.run(until, &stop, self.exporters, DEADLINE);
+        let _ = writeln!(stderr, "{}", self.counters.summary());
+        if std::env::var_os("TRACEWIRE_COUNTERS").is_some() {
+            for (name, value) in self.counters.snapshot() {
+                let _ = writeln!(stderr, "{name} {value}");
+            }
+        }
+        self.runtime.shutdown_timeout(Duration::from_millis(200));
+        Ok(())
+    }
+}
+
+/// The form that standard output takes if nobody says: trees for people, JSON for programs.
+pub(super) fn default_output() -> Output {
+    if std::io::stdout().is_terminal() { Output::Tree } else { Output::Json }
+}

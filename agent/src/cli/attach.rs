@@ -1,0 +1,34 @@
+//! `tracewire attach`.
+
+use super::agent::prepare;
+use super::{Failure, Shared};
+use crate::config::{LogFlags, Output};
+use crate::discover::resource::Resources;
+use crate::discover::select;
+use crate::pipeline::{Children, Until};
+
+/// Trace these processes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A process to trace, with its children; may be given several times
+    #[arg(long, short, required = true, value_name = "PID")]
+    pid: Vec<u32>,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
+    let prepared = prepare(&args.shared, log, Output::Tree)?;
+    for pid in &args.pid {
+        select::check_pid(*pid).map_err(|e| Failure::Usage(format!("--pid {pid}: {e}")))?;
+    }
+    let mut agent = prepared.load(Resources::default(), Box::new(Children), |_| {}, &[])?;
+    let mut names = Vec::new();
+    for pid in select::with_descendants(&args.pid) {
+        if !agent.pipeline.watch(pid) {
+            return Err(Failure::Other(format!("process {pid}: the kernel refused to watch it")));
+        }
+        names.push(format!("{pid} ({})", agent.pipeline.name(pid)));
+    }
+    agent.run(&names.join(", "), Until::AllEnded)
+}

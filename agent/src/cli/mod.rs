@@ -1,0 +1,119 @@
+//! The command line. Everything that can be wrong is found before anything is
+//! attached, and said in one message: what, where, and what to do.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{ExportFlags, LogFlags};
+
+mod agent;
+mod attach;
+mod check;
+mod run;
+
+/// Trace services that nobody changed.
+///
+/// tracewire watches the socket calls of running processes with eBPF, rebuilds
+/// every gRPC and HTTP request from them, and makes OpenTelemetry spans.
+/// The observed process is neither stopped nor changed.
+#[derive(Debug, Parser)]
+#[command(name = "tracewire", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Trace these processes and their children, until Ctrl-C or until they all ended
+    Attach(attach::Args),
+    /// Trace the processes that selectors choose, new ones from their first call
+    Run(run::Args),
+    /// Say what this kernel, these privileges and this lockdown allow
+    Check(check::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Manual,
+}
+
+/// Flags that `attach` and `run` share.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Shared {
+    #[command(flatten)]
+    export: ExportFlags,
+    /// Keep this request header field (or gRPC metadata) as an attribute; none is kept unless named here
+    #[arg(long, value_name = "NAME", help_heading = "Privacy")]
+    capture_request_header: Vec<String>,
+    /// Keep this response header field or trailer as an attribute
+    #[arg(long, value_name = "NAME", help_heading = "Privacy")]
+    capture_response_header: Vec<String>,
+    /// A route of your HTTP services, like /users/{id} or /files/*rest; tried before learned ones
+    #[arg(long, value_name = "PATTERN", help_heading = "Naming")]
+    route: Vec<String>,
+    /// Name no route that no pattern matches
+    #[arg(long, help_heading = "Naming")]
+    strict_routes: bool,
+    /// Also write the older rpc.* attributes; also OTEL_SEMCONV_STABILITY_OPT_IN
+    #[arg(long, value_name = "LIST", env = "OTEL_SEMCONV_STABILITY_OPT_IN", help_heading = "Naming")]
+    semconv: Option<String>,
+    /// Size of the buffer between kernel and agent, KiB (a power of two)
+    #[arg(long, value_name = "KIB", default_value_t = 8192, help_heading = "Kernel")]
+    ring_buffer: u32,
+    /// Connections followed at a time
+    #[arg(long, value_name = "N", default_value_t = 16384, help_heading = "Kernel")]
+    connections: u32,
+    /// Use this way of seeing socket data and no other; see `tracewire check`
+    #[arg(long, value_enum, value_name = "RUNG", help_heading = "Kernel")]
+    hook: Option<crate::bpf::load::Rung>,
+}
+
+/// What went wrong, and the exit code that says whose fault it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Usage or configuration: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Everything else: exit code 1.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Failure {
+    fn code(&self) -> ExitCode {
+        match self {
+            Failure::Usage(_) => ExitCode::from(2),
+            Failure::Other(_) => ExitCode::from(1),
+        }
+    }
+}
+
+/// Runs the command of this process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Attach(args) => attach::main(args, &cli.log),
+        Command::Run(args) => run::main(args, &cli.log),
+        Command::Check(args) => check::main(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tracewire", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Manual => clap_mangen::Man::new(Cli::command())
+            .render(&mut std::io::stdout())
+            .map_err(|e| Failure::Other(format!("standard output: {e}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            anstream::eprintln!("tracewire: {failure}");
+            failure.code()
+        }
+    }
+}

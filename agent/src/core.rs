@@ -1,0 +1,95 @@
+//! Records → spans, without clock, socket or kernel: what runs behind the ring
+//! buffer and behind `tracewire replay` alike.
+
+use std::sync::Arc;
+
+use crate::connection::record::Event;
+use crate::discover::Resource;
+use crate::propagation::identity::{Identified, Identities};
+use crate::protocol::fields::Allow;
+use crate::request::assemble::{Assembler, Counts, Output};
+use crate::span::Span;
+use crate::span::build::Builder;
+
+/// The rooms from connection to span, in a row.
+pub struct Core {
+    assembler: Assembler,
+    identities: Identities,
+    builder: Builder,
+    outputs: Vec<Output>,
+    identified: Vec<Identified>,
+    /// Added to CLOCK_BOOTTIME it gives Unix time, ns.
+    pub boot_to_unix_ns: i64,
+}
+
+/// Says what an observed process is called.
+pub trait Processes {
+    /// Its resource.
+    fn resource(&mut self, pid: u32) -> Arc<Resource>;
+}
+
+impl Core {
+    /// `seed` decides all ids.
+    pub fn new(allow: Allow, builder: Builder, seed: [u8; 32], boot_to_unix_ns: i64) -> Self {
+        Core {
+            assembler: Assembler::new(allow),
+            identities: Identities::new(seed),
+            builder,
+            outputs: Vec::new(),
+            identified: Vec::new(),
+            boot_to_unix_ns,
+        }
+    }
+
+    /// Takes one event.
+    pub fn event(&mut self, event: Event<'_>, processes: &mut impl Processes, spans: &mut Vec<Span>) {
+        self.assembler.event(event, &mut self.outputs);
+        self.flow(processes, spans);
+    }
+
+    /// A record that is no event.
+    pub fn unknown_record(&mut self) {
+        self.assembler.unknown_record();
+    }
+
+    /// A process ended some time ago.
+    pub fn exited(&mut self, pid: u32, time_ns: u64, processes: &mut impl Processes, spans: &mut Vec<Span>) {
+        self.assembler.exited(pid, time_ns, &mut self.outputs);
+        self.flow(processes, spans);
+    }
+
+    /// Time passed: CLOCK_BOOTTIME, ns.
+    pub fn tick(&mut self, now_ns: u64, processes: &mut impl Processes, spans: &mut Vec<Span>) {
+        self.identities.tick(now_ns, &mut self.identified);
+        self.build(processes, spans);
+    }
+
+    /// The end: what is open is unfinished, what waits is let go.
+    pub fn stop(&mut self, now_ns: u64, processes: &mut impl Processes, spans: &mut Vec<Span>) {
+        self.assembler.stop(now_ns, &mut self.outputs);
+        self.flow(processes, spans);
+        self.tick(u64::MAX, processes, spans);
+    }
+
+    /// What could not be used.
+    pub fn counts(&self) -> Counts {
+        self.assembler.counts()
+    }
+
+    fn flow(&mut self, processes: &mut impl Processes, spans: &mut Vec<Span>) {
+        if self.outputs.is_empty() {
+            return;
+        }
+        for output in self.outputs.drain(..) {
+            self.identities.take(output, &mut self.identified);
+        }
+        self.build(processes, spans);
+    }
+
+    fn build(&mut self, processes: &mut impl Processes, spans: &mut Vec<Span>) {
+        for (exchange, context) in self.identified.drain(..) {
+            let resource = processes.resource(exchange.pid);
+            spans.push(self.builder.build(&exchange, context, resource, self.boot_to_unix_ns));
+        }
+    }
+}
