@@ -71,8 +71,9 @@ pub mod prefix {
 pub const OTHER: &str = "_OTHER";
 
 /// Methods known without configuration: RFC 9110 §9.3, PATCH (RFC 5789) and QUERY.
-pub const HTTP_METHODS: [&str; 10] =
-    ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "QUERY", "CONNECT", "TRACE"];
+pub const HTTP_METHODS: [&str; 10] = [
+    "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "QUERY", "CONNECT", "TRACE",
+];
 
 /// Choices that the conventions leave open.
 #[derive(Clone, Debug)]
@@ -107,7 +108,12 @@ impl Conventions {
     /// Takes `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`, a comma-separated
     /// list that replaces the known methods; empty means unset.
     pub fn known_methods(&mut self, list: &str) {
-        let methods: Vec<Arc<str>> = list.split(',').map(str::trim).filter(|m| !m.is_empty()).map(Arc::from).collect();
+        let methods: Vec<Arc<str>> = list
+            .split(',')
+            .map(str::trim)
+            .filter(|m| !m.is_empty())
+            .map(Arc::from)
+            .collect();
         if !methods.is_empty() {
             self.http_methods = methods;
         }
@@ -133,6 +139,9 @@ mod tests {
         conventions.known_methods(" ");
         assert_eq!(conventions.http_methods.len(), HTTP_METHODS.len());
         conventions.known_methods("GET, PROPFIND");
-        assert_eq!(conventions.http_methods.iter().map(|m| &**m).collect::<Vec<_>>(), ["GET", "PROPFIND"]);
+        assert_eq!(
+            conventions.http_methods.iter().map(|m| &**m).collect::<Vec<_>>(),
+            ["GET", "PROPFIND"]
+        );
     }
 }

@@ -121,7 +121,13 @@ impl Routes {
         let named = self.find(service, method, path, true);
         let epoch = self.services.get(&service).map_or(0, |s| s.trie.epoch);
         if let Some(place) = self.cache.get_mut(slot) {
-            *place = Some(Cached { service, method: method.into(), path: path.into(), epoch, named: named.clone() });
+            *place = Some(Cached {
+                service,
+                method: method.into(),
+                path: path.into(),
+                epoch,
+                named: named.clone(),
+            });
         }
         named
     }
@@ -140,10 +146,20 @@ impl Routes {
     }
 
     fn find(&mut self, service: u64, method: &str, path: &str, learn: bool) -> Named {
-        let segments: Vec<Segment<'_>> =
-            path.split('/').filter(|segment| !segment.is_empty()).map(Segment::parse).collect();
-        let mut named = Named { path: redacted(path, &segments), ..Named::default() };
-        if let Some((pattern, params)) = self.patterns.iter().find_map(|p| Some((p, p.matches(method, &segments)?))) {
+        let segments: Vec<Segment<'_>> = path
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .map(Segment::parse)
+            .collect();
+        let mut named = Named {
+            path: redacted(path, &segments),
+            ..Named::default()
+        };
+        if let Some((pattern, params)) = self
+            .patterns
+            .iter()
+            .find_map(|p| Some((p, p.matches(method, &segments)?)))
+        {
             named.template = Some(Arc::clone(&pattern.template));
             named.params = params;
             return named;
@@ -159,7 +175,10 @@ impl Routes {
             self.make_room();
         }
         let room = self.nodes + 2 * segments.len() < NODE_LIMIT;
-        let known = self.services.entry(service).or_insert_with(|| Service { trie: Trie::new(), used: 0 });
+        let known = self.services.entry(service).or_insert_with(|| Service {
+            trie: Trie::new(),
+            used: 0,
+        });
         known.used = self.clock;
         let before = known.trie.len();
         let found = known.trie.walk(&segments, learn, room);
@@ -173,7 +192,11 @@ impl Routes {
                 .zip(&found.values)
                 .filter_map(|(name, number)| {
                     let segment = segments.get(*number)?;
-                    let value = if is_hidden(&segments, *number) { REDACTED } else { segment.shown() };
+                    let value = if is_hidden(&segments, *number) {
+                        REDACTED
+                    } else {
+                        segment.shown()
+                    };
                     Some((Arc::clone(name), value.into()))
                 })
                 .collect();
@@ -185,7 +208,12 @@ impl Routes {
         if self.services.len() < SERVICE_LIMIT {
             return;
         }
-        if let Some(oldest) = self.services.iter().min_by_key(|(_, service)| service.used).map(|(id, _)| *id) {
+        if let Some(oldest) = self
+            .services
+            .iter()
+            .min_by_key(|(_, service)| service.used)
+            .map(|(id, _)| *id)
+        {
             self.forget(oldest);
         }
     }
@@ -193,7 +221,9 @@ impl Routes {
 
 /// Whether a segment's value must not show: by its looks or by the word before it.
 fn is_hidden(segments: &[Segment<'_>], number: usize) -> bool {
-    let Some(segment) = segments.get(number) else { return false };
+    let Some(segment) = segments.get(number) else {
+        return false;
+    };
     let before = number.checked_sub(1).and_then(|n| segments.get(n));
     segment.shape.is_private() || before.is_some_and(|before| trie::hides(&before.text, segment.shape))
 }
@@ -201,7 +231,11 @@ fn is_hidden(segments: &[Segment<'_>], number: usize) -> bool {
 /// The path without its private values and without the values of matrix
 /// parameters (session ids, in practice); `None` if there are none.
 fn redacted(path: &str, segments: &[Segment<'_>]) -> Option<Arc<str>> {
-    if segments.iter().enumerate().all(|(number, segment)| segment.matrix.is_empty() && !is_hidden(segments, number)) {
+    if segments
+        .iter()
+        .enumerate()
+        .all(|(number, segment)| segment.matrix.is_empty() && !is_hidden(segments, number))
+    {
         return None;
     }
     let mut out = String::with_capacity(path.len() + 16);
@@ -213,7 +247,9 @@ fn redacted(path: &str, segments: &[Segment<'_>]) -> Option<Arc<str>> {
         if raw.is_empty() {
             continue;
         }
-        let Some((number, segment)) = numbered.next() else { break };
+        let Some((number, segment)) = numbered.next() else {
+            break;
+        };
         if is_hidden(segments, number) {
             out.push_str(REDACTED);
             out.push_str(segment.verb);

@@ -92,7 +92,11 @@ pub struct Found {
 impl Trie {
     /// A tree that knows nothing.
     pub fn new() -> Self {
-        Trie { nodes: vec![Node::new(0, Label::Param, true)], free: Vec::new(), epoch: 0 }
+        Trie {
+            nodes: vec![Node::new(0, Label::Param, true)],
+            free: Vec::new(),
+            epoch: 0,
+        }
     }
 
     /// Nodes in use.
@@ -217,7 +221,10 @@ impl Trie {
             }
             let Some(child) = self.nodes.get(*child) else { continue };
             count += 1;
-            odd += usize::from(word.bytes().any(|b| b.is_ascii_digit() || b.is_ascii_uppercase() || b == b'.'));
+            odd += usize::from(
+                word.bytes()
+                    .any(|b| b.is_ascii_digit() || b.is_ascii_uppercase() || b == b'.'),
+            );
             rare += usize::from(child.hits <= 2);
             // Words that any resource may have below it tell nothing.
             for word in child.words.keys().filter(|word| !vocabulary::contains(word)) {
@@ -287,7 +294,9 @@ impl Trie {
     /// Words that stay words: the vocabulary's, verbs, and those that were
     /// used much and lead to what no other word leads to.
     fn kept(&self, at: usize) -> FxHashSet<Arc<str>> {
-        let Some(node) = self.nodes.get(at) else { return FxHashSet::default() };
+        let Some(node) = self.nodes.get(at) else {
+            return FxHashSet::default();
+        };
         let mut below: FxHashMap<&str, usize> = FxHashMap::default();
         for child in node.words.values().filter_map(|child| self.nodes.get(*child)) {
             for word in child.words.keys() {
@@ -340,7 +349,11 @@ impl Trie {
         }
         if collapsed && self.nodes.get(into).is_some_and(|target| !target.collapsed) {
             self.collapse(into);
-        } else if self.nodes.get(into).is_some_and(|target| target.collapsed && !target.words.is_empty()) {
+        } else if self
+            .nodes
+            .get(into)
+            .is_some_and(|target| target.collapsed && !target.words.is_empty())
+        {
             self.collapse(into);
         } else {
             self.collapse_if_due(into);
@@ -390,7 +403,10 @@ impl Trie {
         if text.is_empty() {
             text.push('/');
         }
-        let template = Arc::new(Template { text: text.into(), names });
+        let template = Arc::new(Template {
+            text: text.into(),
+            names,
+        });
         let epoch = self.epoch;
         self.nodes.get_mut(at)?.template = Some((epoch, Arc::clone(&template)));
         Some(template)
@@ -406,7 +422,11 @@ pub fn hides(word: &str, shape: Shape) -> bool {
 /// (`/users/{user_id}`), `id` where there is none, numbered if it comes again.
 fn param_name(word: Option<&str>, taken: &[Arc<str>]) -> Arc<str> {
     let stem = word.map(singular).unwrap_or_default();
-    let base = if stem.is_empty() { "id".to_owned() } else { format!("{stem}_id") };
+    let base = if stem.is_empty() {
+        "id".to_owned()
+    } else {
+        format!("{stem}_id")
+    };
     let mut name = base.clone();
     let mut number = 2;
     while taken.iter().any(|t| **t == *name) {
@@ -437,7 +457,10 @@ fn singular(word: &str) -> String {
         snake.to_owned()
     } else if snake.ends_with("ies") {
         cut(3) + "y"
-    } else if ["sses", "uses", "xes", "ches", "shes", "zes"].iter().any(|end| snake.ends_with(end)) {
+    } else if ["sses", "uses", "xes", "ches", "shes", "zes"]
+        .iter()
+        .any(|end| snake.ends_with(end))
+    {
         cut(2)
     } else if snake.ends_with('s') && !["ss", "us", "is"].iter().any(|end| snake.ends_with(end)) {
         cut(1)
