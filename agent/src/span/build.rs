@@ -1,5 +1,5 @@
 //! Exchange → span: what every protocol shares. The rules that differ stand
-//! in [`super::rpc`] and [`super::http`]. Never fills a gap: what could not be
+//! in `rpc` and `http`. Never fills a gap: what could not be
 //! read is missing, and named in `tracewire.unseen`.
 //!
 //! Built for a hot path: names, hosts and addresses that come again are

@@ -1,6 +1,5 @@
 //! Attribute names of the semantic conventions 1.45 and the choices they
-//! leave to a user. Names only: the rules stand in [`super::rpc`] and
-//! [`super::http`]. Own attributes start with `tracewire.` and say what the
+//! leave to a user. Names only: the rules stand in `rpc` and `http`. Own attributes start with `tracewire.` and say what the
 //! conventions have no word for, above all what could *not* be seen.
 
 use std::sync::Arc;

@@ -150,10 +150,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn segments(path: &str) -> Vec<Segment<'_>> {
-        path.split('/').filter(|s| !s.is_empty()).map(Segment::parse).collect()
-    }
-
     #[test]
     fn matching() {
         for (pattern, method, path, params) in [
@@ -170,7 +166,7 @@ mod tests {
             ("/", "GET", "/", Some("")),
         ] {
             let pattern: Pattern = pattern.parse().unwrap();
-            let found = pattern.matches(method, &segments(path)).map(|params| {
+            let found = pattern.matches(method, &Segment::all(path)).map(|params| {
                 params
                     .iter()
                     .map(|(name, value)| format!("{name}={value}"))

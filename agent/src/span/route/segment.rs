@@ -7,6 +7,9 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use super::letters::{is_random, rare_pairs, turns};
+use super::vocabulary;
+
 /// What stands in place of a private value.
 pub const REDACTED: &str = "REDACTED";
 
@@ -61,6 +64,8 @@ pub struct Segment<'a> {
     pub verb: &'a str,
     /// Its looks.
     pub shape: Shape,
+    /// Whether its value must not show, by its looks or by the word before it.
+    pub hidden: bool,
 }
 
 impl<'a> Segment<'a> {
@@ -69,12 +74,17 @@ impl<'a> Segment<'a> {
         let bytes = raw.as_bytes();
         // One look at all bytes decides for the many that are plain words.
         if bytes.iter().all(|b| b.is_ascii_lowercase() || matches!(b, b'-' | b'_')) && bytes.len() <= WORD_LENGTH {
-            let shape = shape_of_word(raw);
+            let shape = if bytes.len() < 8 {
+                Shape::Word
+            } else {
+                shape_of_word(raw)
+            };
             return Segment {
                 text: Cow::Borrowed(raw),
                 matrix: "",
                 verb: "",
                 shape,
+                hidden: shape.is_private(),
             };
         }
         let (raw, matrix) = match raw.find(';') {
@@ -88,6 +98,16 @@ impl<'a> Segment<'a> {
             },
             _ => (raw, ""),
         };
+        if memchr::memchr(b'%', raw.as_bytes()).is_none() {
+            let shape = shape(raw);
+            return Segment {
+                text: Cow::Borrowed(raw),
+                matrix,
+                verb,
+                shape,
+                hidden: shape.is_private(),
+            };
+        }
         let (text, shape) = match percent_decode_str(raw).decode_utf8() {
             Ok(text) => {
                 let shape = shape(&text);
@@ -101,12 +121,29 @@ impl<'a> Segment<'a> {
             matrix,
             verb,
             shape,
+            hidden: shape.is_private(),
         }
+    }
+
+    /// The segments of a path, empty ones left out.
+    pub fn all(path: &'a str) -> Vec<Segment<'a>> {
+        let mut segments: Vec<Segment<'a>> = Vec::with_capacity(8);
+        for raw in path.split('/').filter(|raw| !raw.is_empty()) {
+            let mut segment = Segment::parse(raw);
+            if segment.shape.is_value()
+                && !segment.hidden
+                && let Some(before) = segments.last()
+            {
+                segment.hidden = !before.shape.is_value() && vocabulary::is_secret(&before.text);
+            }
+            segments.push(segment);
+        }
+        segments
     }
 
     /// The value as it may be shown.
     pub fn shown(&self) -> &str {
-        if self.shape.is_private() {
+        if self.hidden {
             REDACTED
         } else {
             crate::span::url::cut(&self.text, VALUE_LENGTH)
@@ -271,68 +308,6 @@ fn is_long_slug(bytes: &[u8]) -> bool {
     joints >= 4 && bytes.len() >= 20
 }
 
-/// Changes between lower case, upper case and digits, the start of a
-/// capitalised word not counted.
-fn turns(bytes: &[u8]) -> usize {
-    let class = |b: &u8| match b {
-        b'a'..=b'z' => 0u8,
-        b'A'..=b'Z' => 1,
-        _ => 2,
-    };
-    bytes
-        .iter()
-        .zip(bytes.iter().skip(1))
-        .filter(|(a, b)| {
-            let (a, b) = (class(a), class(b));
-            a != b && !(a == 1 && b == 0)
-        })
-        .count()
-}
-
-/// Whether the characters look drawn, not written: by changes of class, and
-/// by letters that words don't put side by side.
-fn is_random(part: &[u8], digits: usize) -> bool {
-    let length = part.len();
-    if length < 8 {
-        return false;
-    }
-    let upper = part.iter().any(u8::is_ascii_uppercase);
-    let lower = part.iter().any(u8::is_ascii_lowercase);
-    let (turns, rare) = (turns(part), rare_pairs(part));
-    if upper && lower && length >= 12 && (2 * rare + turns) * 5 >= length * 2 {
-        return true;
-    }
-    if (2 * rare + turns) * 2 >= length && (length >= 12 || digits > 0 || (upper && lower) || rare * 5 >= length * 2) {
-        return true;
-    }
-    if length < 16 {
-        digits >= 2 && turns >= 3
-    } else {
-        digits >= 3 && turns >= 3
-    }
-}
-
-/// Pairs of neighbouring letters that hardly occur in English or in identifiers.
-fn rare_pairs(part: &[u8]) -> usize {
-    /// By first letter, a bit for each second letter that is usual after it: pairs with at
-    /// least one in 4,500 of all in the words of a large body of source text.
-    const USUAL: [u32; 26] = [
-        0x1febd7f, 0x11edb3f, 0x13efdbf, 0x17ef9ff, 0x1fffdff, 0x11ef97f, 0x01ef9f5, 0x15ef91f, 0x2aefc7f, 0x0004011,
-        0x01c6911, 0x13cfd7f, 0x01cf93f, 0x17efdff, 0x0fefd7f, 0x17efdff, 0x0100000, 0x17efd7f, 0x37efdff, 0x1fef9ff,
-        0x00ef97f, 0x004d115, 0x006f9bd, 0x00c8135, 0x00cf915, 0x204811d,
-    ];
-    let letter = |b: &u8| b.is_ascii_alphabetic().then(|| b.to_ascii_lowercase() - b'a');
-    part.iter()
-        .zip(part.iter().skip(1))
-        // A capital after a small letter starts a word: what stands before it does not matter.
-        .filter(|(a, b)| !(a.is_ascii_lowercase() && b.is_ascii_uppercase()))
-        .filter(|(a, b)| match (letter(a), letter(b)) {
-            (Some(a), Some(b)) => USUAL.get(usize::from(a)).is_some_and(|usual| usual >> b & 1 == 0),
-            _ => false,
-        })
-        .count()
-}
-
 fn is_uuid(bytes: &[u8]) -> bool {
     bytes.len() == 36
         && bytes.iter().enumerate().all(|(i, b)| match i {
@@ -380,7 +355,7 @@ fn is_card(digits: &[u8]) -> bool {
             }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// Extensions under which things are asked for.

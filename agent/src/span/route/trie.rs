@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::segment::{Segment, Shape};
+use super::segment::Segment;
 use super::vocabulary;
 
 /// Deepest path that is named.
@@ -89,18 +89,20 @@ pub struct Found {
     pub values: Vec<usize>,
 }
 
-impl Trie {
+impl Default for Trie {
     /// A tree that knows nothing.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Trie {
             nodes: vec![Node::new(0, Label::Param, true)],
             free: Vec::new(),
             epoch: 0,
         }
     }
+}
 
+impl Trie {
     /// Nodes in use.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.nodes.len() - self.free.len()
     }
 
@@ -110,7 +112,7 @@ impl Trie {
         if segments.len() > DEPTH_LIMIT {
             return None;
         }
-        let room = learn && room && self.len() + 2 * segments.len() < NODE_LIMIT;
+        let room = learn && room && self.size() + 2 * segments.len() < NODE_LIMIT;
         let mut at = 0;
         let mut values = Vec::new();
         for (number, segment) in segments.iter().enumerate() {
@@ -347,13 +349,10 @@ impl Trie {
                 }
             }
         }
-        if collapsed && self.nodes.get(into).is_some_and(|target| !target.collapsed) {
-            self.collapse(into);
-        } else if self
-            .nodes
-            .get(into)
-            .is_some_and(|target| target.collapsed && !target.words.is_empty())
-        {
+        let target = self.nodes.get(into);
+        let values_already =
+            target.is_some_and(|target| collapsed != target.collapsed || (collapsed && !target.words.is_empty()));
+        if values_already {
             self.collapse(into);
         } else {
             self.collapse_if_due(into);
@@ -411,11 +410,6 @@ impl Trie {
         self.nodes.get_mut(at)?.template = Some((epoch, Arc::clone(&template)));
         Some(template)
     }
-}
-
-/// Whether a value after this word must be hidden, whatever its looks.
-pub fn hides(word: &str, shape: Shape) -> bool {
-    shape != Shape::Word && vocabulary::is_secret(word)
 }
 
 /// A parameter's name: the word before it in the singular and `_id`

@@ -39,14 +39,38 @@ fn is_version(word: &str) -> bool {
         .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) && rest.len() <= 9)
 }
 
-/// Whether what follows the word is a secret, whatever it looks like.
+/// Whether what follows the word is a secret, whatever it looks like: one of
+/// its parts (`password-reset`, `verifyEmail`) starts with one of these.
 pub fn is_secret(word: &str) -> bool {
-    [
-        "token", "secret", "password", "passwd", "reset", "verify", "confirm", "invit", "magic", "apikey", "api-key",
-        "otp",
-    ]
-    .iter()
-    .any(|part| word.contains(part))
+    let bytes = word.as_bytes();
+    let mut before = b'-';
+    for (at, byte) in bytes.iter().enumerate() {
+        let starts = !before.is_ascii_alphabetic() || (before.is_ascii_lowercase() && byte.is_ascii_uppercase());
+        before = *byte;
+        let stems: &[&[u8]] = match byte.to_ascii_lowercase() {
+            _ if !starts => continue,
+            b'a' => &[b"apikey", b"api-key", b"api_key"],
+            b'c' => &[b"confirm"],
+            b'i' => &[b"invit"],
+            b'm' => &[b"magic"],
+            b'o' => &[b"otp", b"onetime"],
+            b'p' => &[b"password", b"passwd", b"passcode"],
+            b'r' => &[b"reset"],
+            b's' => &[b"secret"],
+            b't' => &[b"token"],
+            b'u' => &[b"unsubscribe"],
+            b'v' => &[b"verif"],
+            _ => continue,
+        };
+        let rest = bytes.get(at..).unwrap_or_default();
+        if stems.iter().any(|stem| {
+            rest.get(..stem.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(stem))
+        }) {
+            return true;
+        }
+    }
+    false
 }
 
 /// In byte order.
@@ -223,6 +247,25 @@ mod tests {
     #[test]
     fn words_are_in_order() {
         assert!(WORDS.is_sorted());
+    }
+
+    #[test]
+    fn secrets_are_known_by_the_word_before_them() {
+        for word in [
+            "token",
+            "tokens",
+            "password-reset",
+            "verifyEmail",
+            "email_verification",
+            "api-key",
+            "otp",
+            "Invite",
+        ] {
+            assert!(is_secret(word), "{word}");
+        }
+        for word in ["users", "laptops", "presets", "optical", "tok", ""] {
+            assert!(!is_secret(word), "{word}");
+        }
     }
 
     #[test]
