@@ -65,7 +65,11 @@ impl HeadSink {
     /// The same, sorted, if it was held: by the pseudo-headers among its fields (RFC 9113 §8.3).
     pub fn settled(self, allow: &Allow, interner: &mut Interner) -> Self {
         let HeadSink::Held(fields) = self else { return self };
-        let has = |names: &[&[u8]]| fields.iter().any(|(n, _)| n.as_deref().is_some_and(|n| names.contains(&n)));
+        let has = |names: &[&[u8]]| {
+            fields
+                .iter()
+                .any(|(n, _)| n.as_deref().is_some_and(|n| names.contains(&n)))
+        };
         let opening = if has(&[b":method", b":path", b":scheme", b":authority"]) {
             Opening::Request
         } else if has(&[b":status"]) {
