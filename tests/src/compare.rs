@@ -69,6 +69,10 @@ pub const STATUS: [Allowance; 3] = [
     },
 ];
 
+/// Why a server's span of a call that was given up may end with its connection.
+const LEFT: &str = "cancel, deadline, server: the client gave up and left; its kernel reset the connection before \
+                    the server read the stream's reset, so there is no status, only an error of the connection";
+
 /// Why a method may be `_OTHER`.
 const UNPROVEN: &str = "UNIMPLEMENTED before any other answer: nothing tells yet that the method exists, \
                         so it is rpc.method_original";
@@ -198,6 +202,12 @@ impl Judge<'_> {
     fn status(&mut self) {
         let (call, span) = (self.call, self.span);
         let code = span.text("rpc.status_code").unwrap_or("absent");
+        let is_lost = span.text("error.type").is_some_and(|kind| kind.starts_with("connection_"));
+        if code == "absent" && is_lost && call.is_raced() && !self.is_client() && call.code == "CANCELLED" {
+            self.allowed.push(LEFT);
+            self.expect("status", span.status.code.as_str(), "ERROR");
+            return;
+        }
         if code != call.code {
             let covers = |allowance: &&Allowance| (allowance.covers)(call, code);
             match STATUS.iter().find(covers) {

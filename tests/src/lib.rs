@@ -12,6 +12,7 @@ use anyhow::{Result, ensure};
 pub mod agent;
 pub mod compare;
 pub mod folder;
+pub mod peer;
 pub mod place;
 pub mod running;
 pub mod session;

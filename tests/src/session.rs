@@ -1,8 +1,9 @@
 //! One server, its clients and the agent, from the first call to the last.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::agent::{Agent, Report};
 use crate::compare::{self, Comparison};
@@ -12,8 +13,10 @@ use crate::workload::{Client, Language, Load, Server};
 
 /// How long all calls may take: far more than they do on a machine at work.
 pub const CALLS: Duration = Duration::from_secs(150);
-/// Clients wait so long before their first call, in which the agent attaches.
-const DELAYS: [Duration; 3] = [Duration::from_millis(2500), Duration::from_secs(8), Duration::from_secs(25)];
+/// Clients wait at least so long before their first call, in which the agent attaches.
+const DELAY: Duration = Duration::from_millis(1500);
+/// Attempts to be attached before the first call, each with a longer wait.
+const ATTEMPTS: u32 = 4;
 
 /// What was done, and what was seen of it.
 #[derive(Debug)]
@@ -28,6 +31,13 @@ pub struct Session {
     pub address: String,
     /// Keeps the logs while the test may fail.
     pub folder: Folder,
+}
+
+/// What the last attach took on this machine, from the clients' start.
+static ATTACH: Mutex<Duration> = Mutex::new(DELAY);
+
+fn usual_attach() -> Duration {
+    *ATTACH.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which sides are observed.
@@ -62,12 +72,13 @@ impl Session {
         sides: Sides,
     ) -> Result<Self> {
         client.build()?;
-        for delay in DELAYS {
+        for attempt in 1..=ATTEMPTS {
+            let delay = DELAY.max(2 * usual_attach()) * attempt;
             if let Some(session) = Self::attempt(server, client, loads, address, sides, delay)? {
                 return Ok(session);
             }
         }
-        anyhow::bail!("the agent took longer than {:?} to attach", DELAYS[DELAYS.len() - 1]);
+        bail!("the agent was never attached before the first call");
     }
 
     /// None: calls began before the agent was attached, which is another test's business.
@@ -85,6 +96,7 @@ impl Session {
             Some(address) => Server::start_on(server, address, &folder)?,
             None => Server::start(server, &folder)?,
         };
+        let began = Instant::now();
         let mut clients = Vec::new();
         for (number, load) in loads.iter().enumerate() {
             title += &format!(" {load}");
@@ -99,6 +111,7 @@ impl Session {
         }
         let agent = Agent::attach(&pids, &folder)?;
         let attached = now();
+        *ATTACH.lock().unwrap_or_else(PoisonError::into_inner) = began.elapsed();
         let mut truth = Truth::new();
         for client in &mut clients {
             client.finish(CALLS)?;
