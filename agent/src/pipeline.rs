@@ -95,7 +95,11 @@ impl Pipeline {
         counters: Arc<Counters>,
     ) -> Option<Self> {
         let reader = Reader::new(kernel.events()?, kernel.sleeping()?);
-        let named = Named { resources, watched: HashSet::new(), known: HashMap::new() };
+        let named = Named {
+            resources,
+            watched: HashSet::new(),
+            known: HashMap::new(),
+        };
         Some(Pipeline {
             kernel,
             reader,
@@ -161,7 +165,16 @@ impl Pipeline {
 
     /// Reads what is there.
     fn turn(&mut self) {
-        let Pipeline { reader, core, named, chooser, kernel, spans, ended, .. } = self;
+        let Pipeline {
+            reader,
+            core,
+            named,
+            chooser,
+            kernel,
+            spans,
+            ended,
+            ..
+        } = self;
         let count = reader.drain(|record| {
             let Some(event) = Event::parse(record) else {
                 core.unknown_record();

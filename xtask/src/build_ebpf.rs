@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 
 use crate::command::quiet;
 use crate::progress::Step;
@@ -33,7 +35,7 @@ pub fn run() -> Result<()> {
     quiet(&step, &mut build, &remedy)?;
     let built = place::bpf_target().join(TARGET).join("release/tracewire-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("{} is not there after the build", built.display()))?;
-    ensure!(!bytes.is_empty(), "{} is empty", built.display());
+    let bytes = without_debug_sections(&bytes).with_context(|| built.display().to_string())?;
     // Only if it is another: a new time stamp would have the agent built again.
     if fs::read(place::bpf_object()).ok().as_ref() != Some(&bytes) {
         let new = place::bpf_target().join("tracewire.bpf.o.new");
@@ -43,4 +45,23 @@ pub fn run() -> Result<()> {
     }
     step.done();
     Ok(())
+}
+
+/// The object without its DWARF, which nobody reads once BTF is made of it:
+/// the agent carries the rest in its memory.
+fn without_debug_sections(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut object = Builder::read(bytes).context("not an object file")?;
+    for section in object.sections.iter_mut() {
+        let name = section.name.to_string();
+        section.delete = name.starts_with(".debug_") || name.starts_with(".rel.debug_");
+    }
+    // LLVM keeps the sections' names with the symbols'; the writer wants them apart.
+    let names = object.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    object.write(&mut stripped).context("strip the object")?;
+    Ok(stripped)
 }

@@ -43,13 +43,11 @@ pub fn cargo_programs() -> PathBuf {
         .join("bin")
 }
 
-/// `PATH`, with [`cargo_programs`] whether or not the shell has it.
+/// `PATH`, with [`cargo_programs`] first, as rustup has it: a distribution's
+/// Cargo, which `setup` may have installed, must not come before the user's.
 pub fn path() -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<_> = env::split_paths(&path).collect();
-    if !folders.contains(&cargo_programs()) {
-        folders.push(cargo_programs());
-    }
+    let folders = std::iter::once(cargo_programs()).chain(env::split_paths(&path));
     env::join_paths(folders).unwrap_or(path)
 }
 

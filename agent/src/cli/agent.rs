@@ -61,7 +61,9 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Resul
         routes.mode = route::Mode::Strict;
     }
     for pattern in &shared.route {
-        let parsed = pattern.parse().map_err(|e| Failure::Usage(format!("--route {pattern}: {e}")))?;
+        let parsed = pattern
+            .parse()
+            .map_err(|e| Failure::Usage(format!("--route {pattern}: {e}")))?;
         routes.patterns.push(parsed);
     }
     let builder = Builder::new(conventions, routes);
@@ -98,7 +100,15 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Resul
         rung: shared.hook,
         ..Request::default()
     };
-    Ok(Prepared { config, builder, allow, counters, runtime, exporters, request })
+    Ok(Prepared {
+        config,
+        builder,
+        allow,
+        counters,
+        runtime,
+        exporters,
+        request,
+    })
 }
 
 /// The loaded agent, before it runs.
@@ -137,7 +147,12 @@ impl Prepared {
         let _ = &self.config;
         // SAFETY: malloc_trim takes a number and has no preconditions; loading parsed megabytes of BTF.
         unsafe { libc::malloc_trim(0) };
-        Ok(Agent { pipeline, counters: self.counters, runtime: self.runtime, exporters: self.exporters })
+        Ok(Agent {
+            pipeline,
+            counters: self.counters,
+            runtime: self.runtime,
+            exporters: self.exporters,
+        })
     }
 }
 
@@ -179,5 +194,9 @@ impl Agent {
 
 /// The form that standard output takes if nobody says: trees for people, JSON for programs.
 pub(super) fn default_output() -> Output {
-    if std::io::stdout().is_terminal() { Output::Tree } else { Output::Json }
+    if std::io::stdout().is_terminal() {
+        Output::Tree
+    } else {
+        Output::Json
+    }
 }

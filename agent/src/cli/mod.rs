@@ -61,7 +61,12 @@ pub(crate) struct Shared {
     #[arg(long, help_heading = "Naming")]
     strict_routes: bool,
     /// Also write the older rpc.* attributes; also OTEL_SEMCONV_STABILITY_OPT_IN
-    #[arg(long, value_name = "LIST", env = "OTEL_SEMCONV_STABILITY_OPT_IN", help_heading = "Naming")]
+    #[arg(
+        long,
+        value_name = "LIST",
+        env = "OTEL_SEMCONV_STABILITY_OPT_IN",
+        help_heading = "Naming"
+    )]
     semconv: Option<String>,
     /// Size of the buffer between kernel and agent, KiB (a power of two)
     #[arg(long, value_name = "KIB", default_value_t = 8192, help_heading = "Kernel")]

@@ -1,12 +1,18 @@
 //! `tracewire run`.
 
+use std::path::Path;
+
 use super::agent::{default_output, prepare};
 use super::{Failure, Shared};
 use crate::config::LogFlags;
 use crate::discover::Resource;
-use crate::discover::resource::Resources;
-use crate::discover::select::{self, Selector};
+use crate::discover::resource::{Config, Resources};
+use crate::discover::scan::{self, Listeners};
+use crate::discover::select::{Facts, Selector};
 use crate::pipeline::{Chooser, Until};
+
+/// Where procfs is.
+const PROC: &str = "/proc";
 
 /// Trace what selectors choose.
 #[derive(Debug, clap::Args)]
@@ -24,43 +30,74 @@ pub(crate) struct Args {
     shared: Shared,
 }
 
-/// Chooses by the program and the service's name; ports are matched in the kernel.
+/// Chooses new processes by program and service name; their ports are matched in the kernel.
 struct Selection(Selector);
 
 impl Chooser for Selection {
     fn chooses(&mut self, pid: u32, resource: &Resource) -> bool {
-        pid != std::process::id() && self.0.chooses(pid, resource)
+        fits(&self.0, pid, resource, &[])
     }
 }
 
+fn fits(selector: &Selector, pid: u32, resource: &Resource, ports: &[u16]) -> bool {
+    let executable = scan::executable(Path::new(PROC), pid).unwrap_or_default();
+    let facts = Facts {
+        executable: &executable,
+        service: &resource.service_name,
+        ports,
+    };
+    pid != std::process::id() && selector.chooses(&facts)
+}
+
+/// Processes that are there already and fit.
+fn existing(selector: &Selector) -> Vec<u32> {
+    let proc = Path::new(PROC);
+    let mut resources = Resources::new(Config::default());
+    let mut listeners = Listeners::default();
+    let mut chosen = scan::processes(proc).unwrap_or_default();
+    chosen.retain(|pid| {
+        let ports = if selector.wants_ports() {
+            listeners.ports(proc, *pid)
+        } else {
+            Vec::new()
+        };
+        fits(selector, *pid, &resources.of(*pid), &ports)
+    });
+    chosen
+}
+
 pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
-    if args.executable.is_empty() && args.port.is_empty() && args.service.is_empty() {
+    let selector = Selector::new(&args.executable, &args.port, &args.service)
+        .map_err(|e| Failure::Usage(format!("run: {e}; see `tracewire run --help` on GLOB")))?;
+    if selector.is_empty() {
         return Err(Failure::Usage(
-            "run: nothing is selected; give --executable GLOB, --port PORT or --service NAME (or use `tracewire attach --pid PID`)"
+            "run: nothing is selected; give --executable GLOB, --port PORT or --service GLOB \
+             (or use `tracewire attach --pid PID`)"
                 .into(),
         ));
     }
-    let selector = Selector::new(&args.executable, &args.port, &args.service)
-        .map_err(|e| Failure::Usage(e.to_string()))?;
     let prepared = prepare(&args.shared, log, default_output())?;
-    let choose_new = !args.executable.is_empty() || !args.service.is_empty();
-    let ports = args.port.clone();
+    let choose_new = !args.executable.is_empty() || selector.wants_services();
     let mut agent = prepared.load(
-        Resources::default(),
+        Resources::new(Config::default()),
         Box::new(Selection(selector.clone())),
         |request| {
             request.choose_new = choose_new;
-            request.match_ports = !ports.is_empty();
+            request.match_ports = selector.wants_ports();
         },
-        &args.port,
+        selector.ports(),
     )?;
     let mut names = Vec::new();
     // New processes are seen already, so none is missed between this list and them.
-    for pid in select::existing(&selector, &mut Resources::default()) {
-        if pid != std::process::id() && agent.pipeline.watch(pid) {
+    for pid in existing(&selector) {
+        if agent.pipeline.watch(pid) {
             names.push(format!("{pid} ({})", agent.pipeline.name(pid)));
         }
     }
-    let attached = if names.is_empty() { "no process yet".to_owned() } else { names.join(", ") };
+    let attached = if names.is_empty() {
+        "no process yet".to_owned()
+    } else {
+        names.join(", ")
+    };
     agent.run(&attached, Until::Stopped)
 }

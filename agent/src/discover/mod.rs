@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use crate::attribute::{Key, Value};
 
+pub mod cgroup;
+pub mod program;
 pub mod resource;
+pub mod scan;
 pub mod select;
 
 /// OpenTelemetry resource of one observed process.

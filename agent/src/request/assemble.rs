@@ -80,6 +80,8 @@ struct Connection {
     streams: FxHashMap<u32, Stream>,
     /// HTTP/1, oldest first, with their numbers.
     queue: VecDeque<(u32, Stream)>,
+    /// Highest stream whose request was seen.
+    newest: u32,
     http1_version: Version,
     /// Requests seen on HTTP/1.
     requests: u32,
@@ -189,6 +191,7 @@ impl Assembler {
             halves: [Half::default(), Half::default()],
             streams: FxHashMap::default(),
             queue: VecDeque::new(),
+            newest: 0,
             http1_version: Version::Http11,
             requests: 0,
             upgraded: None,
@@ -320,7 +323,7 @@ impl Turn<'_> {
     }
 
     fn headers(&mut self, stream: u32, end: bool, damaged: bool, time_ns: u64) {
-        let sink = std::mem::take(&mut self.sink);
+        let sink = std::mem::take(&mut self.sink).settled(self.allow, self.interner);
         let kind = match (sink.kind(), self.requests()) {
             (Kind::Request, _) => Kind::Request,
             (Kind::Response, _) => Kind::Response,
@@ -346,6 +349,7 @@ impl Turn<'_> {
                 }
                 let request = sink.into_request(damaged);
                 self.begin(stream, time_ns, &request);
+                self.connection.newest = self.connection.newest.max(stream);
                 let open = Stream {
                     start_ns: time_ns,
                     request,
@@ -357,7 +361,8 @@ impl Turn<'_> {
             return;
         }
         let Some(open) = self.connection.streams.get_mut(&stream) else {
-            if end {
+            // A stream that was reset may still be answered.
+            if end && self.connection.newest < stream {
                 self.counts.requests_unseen += 1;
             }
             return;

@@ -15,12 +15,17 @@ pub enum Kind {
     Unclear,
 }
 
+/// A field that waits until it is known what its block is; None is unknown.
+type Held = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// Takes the fields of a block.
 pub enum HeadSink {
     /// As a request's.
     Request(Request, Opening),
     /// As a response's.
     Response(Response, Opening),
+    /// As they come: neither the block's first byte nor the connection's past tells what it is.
+    Held(Vec<Held>),
 }
 
 impl Default for HeadSink {
@@ -34,6 +39,7 @@ impl HeadSink {
     pub fn new(opening: Opening, requests: Option<bool>) -> Self {
         match (opening, requests) {
             (Opening::Request, _) | (Opening::Unclear, Some(true)) => HeadSink::Request(Request::default(), opening),
+            (Opening::Unclear, None) => HeadSink::Held(Vec::new()),
             _ => HeadSink::Response(Response::default(), opening),
         }
     }
@@ -52,14 +58,40 @@ impl HeadSink {
         match self {
             HeadSink::Request(r, _) => r.field(name, value, allow, interner),
             HeadSink::Response(r, _) => r.field(name, value, allow, interner),
+            HeadSink::Held(fields) => fields.push((name.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec))),
         }
+    }
+
+    /// The same, sorted, if it was held: by the pseudo-headers among its fields (RFC 9113 §8.3).
+    pub fn settled(self, allow: &Allow, interner: &mut Interner) -> Self {
+        let HeadSink::Held(fields) = self else { return self };
+        let has = |names: &[&[u8]]| {
+            fields
+                .iter()
+                .any(|(n, _)| n.as_deref().is_some_and(|n| names.contains(&n)))
+        };
+        let opening = if has(&[b":method", b":path", b":scheme", b":authority"]) {
+            Opening::Request
+        } else if has(&[b":status"]) {
+            Opening::Response
+        } else {
+            Opening::Unclear
+        };
+        let mut sorted = match opening {
+            Opening::Request => HeadSink::Request(Request::default(), opening),
+            _ => HeadSink::Response(Response::default(), opening),
+        };
+        for (name, value) in &fields {
+            sorted.field(name.as_deref(), value.as_deref(), allow, interner);
+        }
+        sorted
     }
 
     /// The request's head; `damaged`: fields may be missing.
     pub fn into_request(self, damaged: bool) -> RequestHead {
         match self {
             HeadSink::Request(r, _) => r.finish(damaged),
-            HeadSink::Response(..) => Request::default().finish(true),
+            _ => Request::default().finish(true),
         }
     }
 
@@ -67,7 +99,7 @@ impl HeadSink {
     pub fn into_response(self, damaged: bool, into: &mut ResponseHead) {
         match self {
             HeadSink::Response(r, _) => r.finish(damaged, into),
-            HeadSink::Request(..) => Response::default().finish(true, into),
+            _ => Response::default().finish(true, into),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Exchange → span: what every protocol shares. The rules that differ stand
-//! in [`super::rpc`] and [`super::http`]. Never fills a gap: what could not be
+//! in `rpc` and `http`. Never fills a gap: what could not be
 //! read is missing, and named in `tracewire.unseen`.
 //!
 //! Built for a hot path: names, hosts and addresses that come again are
@@ -81,7 +81,10 @@ impl Builder {
                 Role::Server => Kind::Server,
             },
             start_unix_ns: exchange.start_ns.saturating_add_signed(boot_to_unix_ns),
-            end_unix_ns: exchange.end_ns.max(exchange.start_ns).saturating_add_signed(boot_to_unix_ns),
+            end_unix_ns: exchange
+                .end_ns
+                .max(exchange.start_ns)
+                .saturating_add_signed(boot_to_unix_ns),
             status: draft.status,
             attributes: draft.attributes,
             resource,
@@ -99,7 +102,12 @@ impl Builder {
 
     /// The server's name: a client's that sent no authority is its peer, a
     /// server's that got none has no name.
-    pub(super) fn server(&mut self, exchange: &Exchange, authority: &Seen<Arc<str>>, draft: &mut Draft) -> Option<Host> {
+    pub(super) fn server(
+        &mut self,
+        exchange: &Exchange,
+        authority: &Seen<Arc<str>>,
+        draft: &mut Draft,
+    ) -> Option<Host> {
         match authority {
             Seen::Value(authority) => self.host(authority),
             Seen::Unknown => {
@@ -108,7 +116,10 @@ impl Builder {
             }
             Seen::Absent if exchange.role == Role::Client && exchange.peer.transport != Transport::Unix => {
                 let (address, port) = exchange.peer.remote?;
-                Some(Host { address: self.address(address), port: Some(port) })
+                Some(Host {
+                    address: self.address(address),
+                    port: Some(port),
+                })
             }
             Seen::Absent => None,
         }
@@ -157,7 +168,12 @@ pub(super) struct Draft {
 
 impl Draft {
     fn new(name: Arc<str>) -> Self {
-        Draft { name, status: Status::Unset, attributes: Vec::with_capacity(ATTRIBUTES), unseen: Vec::new() }
+        Draft {
+            name,
+            status: Status::Unset,
+            attributes: Vec::with_capacity(ATTRIBUTES),
+            unseen: Vec::new(),
+        }
     }
 
     pub(super) fn put(&mut self, key: &'static str, value: Value) {
@@ -188,8 +204,13 @@ impl Draft {
             if fields.iter().take(i).any(|(earlier, _)| earlier == name) {
                 continue;
             }
-            let values = fields.iter().filter(|(n, _)| n == name).map(|(_, value)| Arc::clone(value)).collect();
-            self.attributes.push((Cow::Owned([prefix, name].concat()), Value::Strings(values)));
+            let values = fields
+                .iter()
+                .filter(|(n, _)| n == name)
+                .map(|(_, value)| Arc::clone(value))
+                .collect();
+            self.attributes
+                .push((Cow::Owned([prefix, name].concat()), Value::Strings(values)));
         }
     }
 
@@ -211,26 +232,42 @@ pub(super) struct Names {
 
 impl Names {
     fn new(methods: &[Arc<str>]) -> Self {
-        Names { http: "HTTP".into(), methods: methods.to_vec(), routes: FxHashMap::default() }
+        Names {
+            http: "HTTP".into(),
+            methods: methods.to_vec(),
+            routes: FxHashMap::default(),
+        }
     }
 
     /// Number and shared name of a known method.
     pub(super) fn method(&self, method: &str) -> Option<(usize, Arc<str>)> {
-        self.methods.iter().enumerate().find(|(_, m)| &***m == method).map(|(i, m)| (i, Arc::clone(m)))
+        self.methods
+            .iter()
+            .enumerate()
+            .find(|(_, m)| &***m == method)
+            .map(|(i, m)| (i, Arc::clone(m)))
     }
 
     /// `{method} {route}`; `None` is a method without a name.
     pub(super) fn route(&mut self, method: Option<usize>, route: &Arc<str>) -> Arc<str> {
         let word = method.and_then(|m| self.methods.get(m)).unwrap_or(&self.http);
         let slot = method.unwrap_or(self.methods.len());
-        if let Some(name) = self.routes.get(route).and_then(|names| names.get(slot)).and_then(Option::as_ref) {
+        if let Some(name) = self
+            .routes
+            .get(route)
+            .and_then(|names| names.get(slot))
+            .and_then(Option::as_ref)
+        {
             return Arc::clone(name);
         }
         let name: Arc<str> = [word, " ", route].concat().into();
         if self.routes.len() >= TABLE_LIMIT {
             self.routes.clear();
         }
-        let names = self.routes.entry(Arc::clone(route)).or_insert_with(|| vec![None; self.methods.len() + 1]);
+        let names = self
+            .routes
+            .entry(Arc::clone(route))
+            .or_insert_with(|| vec![None; self.methods.len() + 1]);
         if let Some(place) = names.get_mut(slot) {
             *place = Some(Arc::clone(&name));
         }

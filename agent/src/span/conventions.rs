@@ -1,6 +1,5 @@
 //! Attribute names of the semantic conventions 1.45 and the choices they
-//! leave to a user. Names only: the rules stand in [`super::rpc`] and
-//! [`super::http`]. Own attributes start with `tracewire.` and say what the
+//! leave to a user. Names only: the rules stand in `rpc` and `http`. Own attributes start with `tracewire.` and say what the
 //! conventions have no word for, above all what could *not* be seen.
 
 use std::sync::Arc;
@@ -71,8 +70,9 @@ pub mod prefix {
 pub const OTHER: &str = "_OTHER";
 
 /// Methods known without configuration: RFC 9110 §9.3, PATCH (RFC 5789) and QUERY.
-pub const HTTP_METHODS: [&str; 10] =
-    ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "QUERY", "CONNECT", "TRACE"];
+pub const HTTP_METHODS: [&str; 10] = [
+    "GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "QUERY", "CONNECT", "TRACE",
+];
 
 /// Choices that the conventions leave open.
 #[derive(Clone, Debug)]
@@ -107,7 +107,12 @@ impl Conventions {
     /// Takes `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`, a comma-separated
     /// list that replaces the known methods; empty means unset.
     pub fn known_methods(&mut self, list: &str) {
-        let methods: Vec<Arc<str>> = list.split(',').map(str::trim).filter(|m| !m.is_empty()).map(Arc::from).collect();
+        let methods: Vec<Arc<str>> = list
+            .split(',')
+            .map(str::trim)
+            .filter(|m| !m.is_empty())
+            .map(Arc::from)
+            .collect();
         if !methods.is_empty() {
             self.http_methods = methods;
         }
@@ -133,6 +138,9 @@ mod tests {
         conventions.known_methods(" ");
         assert_eq!(conventions.http_methods.len(), HTTP_METHODS.len());
         conventions.known_methods("GET, PROPFIND");
-        assert_eq!(conventions.http_methods.iter().map(|m| &**m).collect::<Vec<_>>(), ["GET", "PROPFIND"]);
+        assert_eq!(
+            conventions.http_methods.iter().map(|m| &**m).collect::<Vec<_>>(),
+            ["GET", "PROPFIND"]
+        );
     }
 }

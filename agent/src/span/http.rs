@@ -42,9 +42,17 @@ impl Builder {
             Seen::Value(target) => Target::parse(target),
             Seen::Unknown => {
                 draft.unseen(key::URL_PATH);
-                Target { scheme: None, authority: None, path: None }
+                Target {
+                    scheme: None,
+                    authority: None,
+                    path: None,
+                }
             }
-            Seen::Absent => Target { scheme: None, authority: None, path: None },
+            Seen::Absent => Target {
+                scheme: None,
+                authority: None,
+                path: None,
+            },
         };
         let host = self.origin(exchange, &target, draft);
         let named = match target.path {
@@ -52,8 +60,15 @@ impl Builder {
                 let service = service(resource, exchange.role, host.as_ref());
                 let word = request.method.value().map_or("", |m| &**m);
                 // What is not there must not teach: probes of a scanner would become routes.
-                let learn = !matches!(exchange.response.status, Seen::Value(400 | 401 | 403 | 404 | 405 | 410 | 501));
-                if learn { self.routes.name(service, word, path) } else { self.routes.recall(service, word, path) }
+                let learn = !matches!(
+                    exchange.response.status,
+                    Seen::Value(400 | 401 | 403 | 404 | 405 | 410 | 501)
+                );
+                if learn {
+                    self.routes.name(service, word, path)
+                } else {
+                    self.routes.recall(service, word, path)
+                }
             }
             Some(_) => {
                 draft.unseen(key::URL_PATH);
@@ -83,7 +98,10 @@ impl Builder {
         }
         if let Some(template) = named.template {
             draft.name = self.names.route(method, &template);
-            draft.put(if server { key::HTTP_ROUTE } else { key::URL_TEMPLATE }, Value::Shared(template));
+            draft.put(
+                if server { key::HTTP_ROUTE } else { key::URL_TEMPLATE },
+                Value::Shared(template),
+            );
         }
         for (name, value) in named.params {
             draft.param(&name, value);
@@ -104,13 +122,20 @@ impl Builder {
             },
         );
         if server {
-            if let Some(client) = request.forwarded_for.or(exchange.peer.remote.map(|(address, _)| address)) {
+            if let Some(client) = request
+                .forwarded_for
+                .or(exchange.peer.remote.map(|(address, _)| address))
+            {
                 let client = self.address(client);
                 draft.put(key::CLIENT_ADDRESS, Value::Shared(client));
             }
             if let Seen::Value(agent) = &request.user_agent {
                 let short = cut(agent, USER_AGENT_LENGTH);
-                let agent = if short.len() == agent.len() { Arc::clone(agent) } else { short.into() };
+                let agent = if short.len() == agent.len() {
+                    Arc::clone(agent)
+                } else {
+                    short.into()
+                };
                 draft.put(key::USER_AGENT_ORIGINAL, Value::Shared(agent));
             }
         }
@@ -140,7 +165,11 @@ impl Builder {
     /// (server side), the absolute target before the header field (RFC 9112 §3.2.2).
     fn origin(&mut self, exchange: &Exchange, target: &Target, draft: &mut Draft) -> Option<Host> {
         if exchange.role == Role::Server
-            && let Some(host) = exchange.request.forwarded_host.as_ref().and_then(|host| self.host(host))
+            && let Some(host) = exchange
+                .request
+                .forwarded_host
+                .as_ref()
+                .and_then(|host| self.host(host))
         {
             return Some(host);
         }
@@ -212,7 +241,10 @@ fn itoa(mut port: u16, buffer: &mut [u8; 5]) -> &str {
             break;
         }
     }
-    buffer.get(start..).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or("")
+    buffer
+        .get(start..)
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .unwrap_or("")
 }
 
 /// The scheme: as sent, else `http` on HTTP/1, whose bytes were read in the clear.

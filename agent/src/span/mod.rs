@@ -13,6 +13,9 @@ mod rpc;
 mod status;
 mod url;
 
+#[cfg(test)]
+mod tests;
+
 pub use build::Builder;
 
 /// A trace id, RFC-ordered bytes (W3C Trace Context §3.2.2.3).

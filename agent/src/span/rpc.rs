@@ -58,17 +58,28 @@ impl Verdict {
             code: Some(code.name()),
             number: Some(code.number().into()),
             error: code.is_error(role).then_some(Cow::Borrowed(error_type)),
-            evidence: if code == Code::UNIMPLEMENTED { Evidence::None } else { Evidence::Called },
+            evidence: if code == Code::UNIMPLEMENTED {
+                Evidence::None
+            } else {
+                Evidence::Called
+            },
             ..Verdict::default()
         }
     }
 
     fn failure(error_type: impl Into<Cow<'static, str>>) -> Self {
-        Verdict { error: Some(error_type.into()), evidence: Evidence::Called, ..Verdict::default() }
+        Verdict {
+            error: Some(error_type.into()),
+            evidence: Evidence::Called,
+            ..Verdict::default()
+        }
     }
 
     fn unseen() -> Self {
-        Verdict { unseen: true, ..Verdict::default() }
+        Verdict {
+            unseen: true,
+            ..Verdict::default()
+        }
     }
 
     fn describe(mut self, text: Option<Arc<str>>) -> Self {
@@ -82,7 +93,11 @@ impl Builder {
     pub(super) fn rpc(&mut self, exchange: &Exchange, resource: &Resource, draft: &mut Draft) {
         let connect = exchange.protocol == Protocol::Connect;
         let system = if connect { "connectrpc" } else { "grpc" };
-        let mut verdict = if connect { connect_verdict(exchange) } else { grpc_verdict(exchange) };
+        let mut verdict = if connect {
+            connect_verdict(exchange)
+        } else {
+            grpc_verdict(exchange)
+        };
         if exchange.response_messages.count > 0 {
             verdict.evidence = Evidence::Answered;
         }
@@ -91,7 +106,10 @@ impl Builder {
         match &exchange.request.path {
             Seen::Value(path) => {
                 let path = bare(path);
-                match self.methods.name(&resource.service_name, exchange.role, path, verdict.evidence) {
+                match self
+                    .methods
+                    .name(&resource.service_name, exchange.role, path, verdict.evidence)
+                {
                     Some(method) => {
                         draft.put(key::RPC_METHOD, Value::Shared(Arc::clone(&method.name)));
                         if self.conventions.rpc_dup
@@ -141,9 +159,15 @@ impl Builder {
         if !connect {
             let (request, response) = (exchange.request_messages, exchange.response_messages);
             draft.put(key::REQUEST_MESSAGES, Value::Int(request.count.into()));
-            draft.put(key::REQUEST_BYTES, Value::Int(i64::try_from(request.bytes).unwrap_or(i64::MAX)));
+            draft.put(
+                key::REQUEST_BYTES,
+                Value::Int(i64::try_from(request.bytes).unwrap_or(i64::MAX)),
+            );
             draft.put(key::RESPONSE_MESSAGES, Value::Int(response.count.into()));
-            draft.put(key::RESPONSE_BYTES, Value::Int(i64::try_from(response.bytes).unwrap_or(i64::MAX)));
+            draft.put(
+                key::RESPONSE_BYTES,
+                Value::Int(i64::try_from(response.bytes).unwrap_or(i64::MAX)),
+            );
         }
         draft.captured(prefix::RPC_REQUEST_METADATA, &exchange.request.captured);
         draft.captured(prefix::RPC_RESPONSE_METADATA, &exchange.response.captured);
@@ -190,7 +214,12 @@ fn grpc_verdict(exchange: &Exchange) -> Verdict {
             // Whether it was the deadline can't be told.
             Seen::Unknown => {
                 let error = (role == Role::Client).then(|| Cow::Borrowed(status::reset_type(h2::CANCEL)));
-                Verdict { error, unseen: true, evidence: Evidence::Called, ..Verdict::default() }
+                Verdict {
+                    error,
+                    unseen: true,
+                    evidence: Evidence::Called,
+                    ..Verdict::default()
+                }
             }
             timeout => {
                 let elapsed = exchange.end_ns.saturating_sub(exchange.start_ns);
@@ -198,7 +227,11 @@ fn grpc_verdict(exchange: &Exchange) -> Verdict {
                     .value()
                     .and_then(|t| status::timeout_ns(t))
                     .is_some_and(|limit| status::is_deadline(elapsed, limit));
-                let code = if expired { Code::DEADLINE_EXCEEDED } else { Code::CANCELLED };
+                let code = if expired {
+                    Code::DEADLINE_EXCEEDED
+                } else {
+                    Code::CANCELLED
+                };
                 Verdict::of_code(code, role, code.name())
             }
         },
@@ -226,17 +259,31 @@ fn connect_verdict(exchange: &Exchange) -> Verdict {
         Outcome::Unfinished => return Verdict::default(),
         Outcome::Reset { code: h2::CANCEL, .. } if status::by_client(role, exchange.outcome) => {
             let error = (role == Role::Client).then(|| Cow::Borrowed(status::reset_type(h2::CANCEL)));
-            return Verdict { error, unseen: true, evidence: Evidence::Called, ..Verdict::default() };
+            return Verdict {
+                error,
+                unseen: true,
+                evidence: Evidence::Called,
+                ..Verdict::default()
+            };
         }
         Outcome::Reset { code, .. } => return Verdict::failure(status::reset_type(code)),
         Outcome::Refused { .. } => return Verdict::failure(status::GOAWAY),
         Outcome::ConnectionLost { error } => return Verdict::failure(status::connection_type(error)),
     }
-    let answered = Verdict { evidence: Evidence::Answered, ..Verdict::default() };
+    let answered = Verdict {
+        evidence: Evidence::Answered,
+        ..Verdict::default()
+    };
     match exchange.response.status {
         Seen::Value(200) => match &exchange.request.content_type {
-            Seen::Value(kind) if kind.starts_with("application/connect+") => Verdict { unseen: true, ..answered },
-            Seen::Unknown => Verdict { unseen: true, ..answered },
+            Seen::Value(kind) if kind.starts_with("application/connect+") => Verdict {
+                unseen: true,
+                ..answered
+            },
+            Seen::Unknown => Verdict {
+                unseen: true,
+                ..answered
+            },
             _ => answered,
         },
         Seen::Value(code) => Verdict {
@@ -249,7 +296,11 @@ fn connect_verdict(exchange: &Exchange) -> Verdict {
             },
             unseen: !matches!(code, 401 | 403 | 503),
             error: (role == Role::Client || code >= 500).then(|| Cow::Owned(code.to_string())),
-            evidence: if matches!(code, 404 | 501) { Evidence::None } else { Evidence::Answered },
+            evidence: if matches!(code, 404 | 501) {
+                Evidence::None
+            } else {
+                Evidence::Answered
+            },
             ..Verdict::default()
         },
         _ => Verdict::unseen(),
@@ -282,7 +333,11 @@ impl Method {
     fn new(path: &str, proven: bool) -> Self {
         let name = path.strip_prefix('/').unwrap_or(path);
         let service = name.rsplit_once('/').map(|(service, _)| Arc::from(service));
-        Method { name: name.into(), service, proven }
+        Method {
+            name: name.into(),
+            service,
+            proven,
+        }
     }
 }
 
@@ -300,8 +355,16 @@ pub(super) struct Methods {
 
 impl Methods {
     pub(super) fn new(configured: &[String]) -> Self {
-        let configured = configured.iter().map(|m| m.trim_start_matches('/').to_owned()).collect();
-        Methods { grpc: "grpc".into(), connect: "connectrpc".into(), configured, learned: FxHashMap::default() }
+        let configured = configured
+            .iter()
+            .map(|m| m.trim_start_matches('/').to_owned())
+            .collect();
+        Methods {
+            grpc: "grpc".into(),
+            connect: "connectrpc".into(),
+            configured,
+            learned: FxHashMap::default(),
+        }
     }
 
     /// Span name of a call whose method has none.
@@ -338,7 +401,10 @@ impl Methods {
             return None;
         }
         let method = Method::new(path, configured || evidence == Evidence::Answered);
-        self.learned.entry((Arc::clone(service), role)).or_default().insert(path.into(), method.clone());
+        self.learned
+            .entry((Arc::clone(service), role))
+            .or_default()
+            .insert(path.into(), method.clone());
         Some(method)
     }
 }

@@ -142,7 +142,11 @@ pub fn reset_type(code: u32) -> &'static str {
         "stream_reset_12",
         "stream_reset_13",
     ];
-    usize::try_from(code).ok().and_then(|i| TYPES.get(i)).copied().unwrap_or("stream_reset")
+    usize::try_from(code)
+        .ok()
+        .and_then(|i| TYPES.get(i))
+        .copied()
+        .unwrap_or("stream_reset")
 }
 
 /// `error.type` of a lost connection, by the socket's errno.
@@ -228,11 +232,21 @@ mod tests {
 
     #[test]
     fn server_errors_are_the_server_s_own() {
-        let errors: Vec<&str> =
-            (0..17).map(Code).filter(|c| c.is_error(Role::Server)).map(Code::name).collect();
+        let errors: Vec<&str> = (0..17)
+            .map(Code)
+            .filter(|c| c.is_error(Role::Server))
+            .map(Code::name)
+            .collect();
         assert_eq!(
             errors,
-            ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"]
+            [
+                "UNKNOWN",
+                "DEADLINE_EXCEEDED",
+                "UNIMPLEMENTED",
+                "INTERNAL",
+                "UNAVAILABLE",
+                "DATA_LOSS"
+            ]
         );
         assert_eq!((0..17).map(Code).filter(|c| c.is_error(Role::Client)).count(), 16);
     }

@@ -64,7 +64,11 @@ impl<'a> Target<'a> {
     /// Takes a target apart; never fails, the worst case is that nothing is found.
     pub fn parse(target: &'a str) -> Target<'a> {
         if target.starts_with('/') {
-            return Target { scheme: None, authority: None, path: Some(bare(target)) };
+            return Target {
+                scheme: None,
+                authority: None,
+                path: Some(bare(target)),
+            };
         }
         if let Some((scheme, rest)) = target.split_once("://")
             && matches!(scheme, "http" | "https")
@@ -73,9 +77,17 @@ impl<'a> Target<'a> {
             let (authority, rest) = rest.split_at_checked(end).unwrap_or((rest, ""));
             let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
             let path = if rest.starts_with('/') { bare(rest) } else { "/" };
-            return Target { scheme: Some(scheme), authority: Some(authority), path: Some(path) };
+            return Target {
+                scheme: Some(scheme),
+                authority: Some(authority),
+                path: Some(path),
+            };
         }
-        Target { scheme: None, authority: None, path: None }
+        Target {
+            scheme: None,
+            authority: None,
+            path: None,
+        }
     }
 }
 
@@ -131,13 +143,26 @@ mod tests {
             ("/a/b?q=1#x", None, None, Some("/a/b")),
             ("/", None, None, Some("/")),
             ("/a#b?c", None, None, Some("/a")),
-            ("http://u:p@example.com/x?y", Some("http"), Some("example.com"), Some("/x")),
+            (
+                "http://u:p@example.com/x?y",
+                Some("http"),
+                Some("example.com"),
+                Some("/x"),
+            ),
             ("https://example.com?y", Some("https"), Some("example.com"), Some("/")),
             ("example.com:443", None, None, None),
             ("*", None, None, None),
             ("", None, None, None),
         ] {
-            assert_eq!(Target::parse(target), Target { scheme, authority, path }, "{target}");
+            assert_eq!(
+                Target::parse(target),
+                Target {
+                    scheme,
+                    authority,
+                    path
+                },
+                "{target}"
+            );
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
+pub mod letters;
 pub mod pattern;
 pub mod segment;
 pub mod trie;
@@ -119,9 +120,19 @@ impl Routes {
             return hit.named.clone();
         }
         let named = self.find(service, method, path, true);
+        if !named.params.is_empty() {
+            // Values seldom come again: to remember them costs more than it saves.
+            return named;
+        }
         let epoch = self.services.get(&service).map_or(0, |s| s.trie.epoch);
         if let Some(place) = self.cache.get_mut(slot) {
-            *place = Some(Cached { service, method: method.into(), path: path.into(), epoch, named: named.clone() });
+            *place = Some(Cached {
+                service,
+                method: method.into(),
+                path: path.into(),
+                epoch,
+                named: named.clone(),
+            });
         }
         named
     }
@@ -135,15 +146,21 @@ impl Routes {
     /// Drops what was learned of a service.
     pub fn forget(&mut self, service: u64) {
         if let Some(gone) = self.services.remove(&service) {
-            self.nodes = self.nodes.saturating_sub(gone.trie.len());
+            self.nodes = self.nodes.saturating_sub(gone.trie.size());
         }
     }
 
     fn find(&mut self, service: u64, method: &str, path: &str, learn: bool) -> Named {
-        let segments: Vec<Segment<'_>> =
-            path.split('/').filter(|segment| !segment.is_empty()).map(Segment::parse).collect();
-        let mut named = Named { path: redacted(path, &segments), ..Named::default() };
-        if let Some((pattern, params)) = self.patterns.iter().find_map(|p| Some((p, p.matches(method, &segments)?))) {
+        let segments = Segment::all(path);
+        let mut named = Named {
+            path: redacted(path, &segments),
+            ..Named::default()
+        };
+        if let Some((pattern, params)) = self
+            .patterns
+            .iter()
+            .find_map(|p| Some((p, p.matches(method, &segments)?)))
+        {
             named.template = Some(Arc::clone(&pattern.template));
             named.params = params;
             return named;
@@ -159,11 +176,14 @@ impl Routes {
             self.make_room();
         }
         let room = self.nodes + 2 * segments.len() < NODE_LIMIT;
-        let known = self.services.entry(service).or_insert_with(|| Service { trie: Trie::new(), used: 0 });
+        let known = self.services.entry(service).or_insert_with(|| Service {
+            trie: Trie::default(),
+            used: 0,
+        });
         known.used = self.clock;
-        let before = known.trie.len();
+        let before = known.trie.size();
         let found = known.trie.walk(&segments, learn, room);
-        self.nodes = (self.nodes + known.trie.len()).saturating_sub(before);
+        self.nodes = (self.nodes + known.trie.size()).saturating_sub(before);
         if let Some(found) = found {
             named.template = Some(Arc::clone(&found.template.text));
             named.params = found
@@ -171,11 +191,7 @@ impl Routes {
                 .names
                 .iter()
                 .zip(&found.values)
-                .filter_map(|(name, number)| {
-                    let segment = segments.get(*number)?;
-                    let value = if is_hidden(&segments, *number) { REDACTED } else { segment.shown() };
-                    Some((Arc::clone(name), value.into()))
-                })
+                .filter_map(|(name, number)| Some((Arc::clone(name), segments.get(*number)?.shown().into())))
                 .collect();
         }
         named
@@ -185,27 +201,28 @@ impl Routes {
         if self.services.len() < SERVICE_LIMIT {
             return;
         }
-        if let Some(oldest) = self.services.iter().min_by_key(|(_, service)| service.used).map(|(id, _)| *id) {
+        if let Some(oldest) = self
+            .services
+            .iter()
+            .min_by_key(|(_, service)| service.used)
+            .map(|(id, _)| *id)
+        {
             self.forget(oldest);
         }
     }
 }
 
-/// Whether a segment's value must not show: by its looks or by the word before it.
-fn is_hidden(segments: &[Segment<'_>], number: usize) -> bool {
-    let Some(segment) = segments.get(number) else { return false };
-    let before = number.checked_sub(1).and_then(|n| segments.get(n));
-    segment.shape.is_private() || before.is_some_and(|before| trie::hides(&before.text, segment.shape))
-}
-
 /// The path without its private values and without the values of matrix
 /// parameters (session ids, in practice); `None` if there are none.
 fn redacted(path: &str, segments: &[Segment<'_>]) -> Option<Arc<str>> {
-    if segments.iter().enumerate().all(|(number, segment)| segment.matrix.is_empty() && !is_hidden(segments, number)) {
+    if segments
+        .iter()
+        .all(|segment| segment.matrix.is_empty() && !segment.hidden)
+    {
         return None;
     }
     let mut out = String::with_capacity(path.len() + 16);
-    let mut numbered = segments.iter().enumerate();
+    let mut segments = segments.iter();
     for (place, raw) in path.split('/').enumerate() {
         if place > 0 {
             out.push('/');
@@ -213,8 +230,8 @@ fn redacted(path: &str, segments: &[Segment<'_>]) -> Option<Arc<str>> {
         if raw.is_empty() {
             continue;
         }
-        let Some((number, segment)) = numbered.next() else { break };
-        if is_hidden(segments, number) {
+        let Some(segment) = segments.next() else { break };
+        if segment.hidden {
             out.push_str(REDACTED);
             out.push_str(segment.verb);
         } else {

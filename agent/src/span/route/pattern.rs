@@ -53,14 +53,24 @@ impl FromStr for Pattern {
             Some((method, path)) => (Some(Box::from(method)), path.trim()),
             None => (None, text),
         };
-        let Some(inner) = path.strip_prefix('/') else { return Err(PatternError::NotAbsolute(text.into())) };
-        let mut pattern = Pattern { method, parts: Vec::new(), rest: None, template: path.into() };
+        let Some(inner) = path.strip_prefix('/') else {
+            return Err(PatternError::NotAbsolute(text.into()));
+        };
+        let mut pattern = Pattern {
+            method,
+            parts: Vec::new(),
+            rest: None,
+            template: path.into(),
+        };
         let mut names: Vec<&str> = Vec::new();
         for part in inner.split('/').filter(|part| !part.is_empty()) {
             if let Some(rest) = &pattern.rest {
                 return Err(PatternError::Wildcard(text.into(), rest.to_string()));
             }
-            let name = part.strip_prefix('{').and_then(|p| p.strip_suffix('}')).or(part.strip_prefix(':'));
+            let name = part
+                .strip_prefix('{')
+                .and_then(|p| p.strip_suffix('}'))
+                .or(part.strip_prefix(':'));
             let rest = part.strip_prefix('*').or(name.and_then(|n| n.strip_prefix('*')));
             let name = match (rest, name) {
                 (Some(""), _) => "rest",
@@ -114,8 +124,11 @@ impl Pattern {
             }
         }
         if let Some(name) = &self.rest {
-            let rest: Vec<Cow<str>> =
-                segments.iter().skip(self.parts.len()).map(|segment| segment.shown().into()).collect();
+            let rest: Vec<Cow<str>> = segments
+                .iter()
+                .skip(self.parts.len())
+                .map(|segment| segment.shown().into())
+                .collect();
             params.push((Arc::clone(name), crate::span::url::cut(&rest.join("/"), 512).into()));
         }
         Some(params)
@@ -123,7 +136,11 @@ impl Pattern {
 
     /// How exact it is: patterns with more literals go first.
     pub(super) fn weight(&self) -> (usize, bool, bool) {
-        let literals = self.parts.iter().filter(|part| matches!(part, Part::Literal(_))).count();
+        let literals = self
+            .parts
+            .iter()
+            .filter(|part| matches!(part, Part::Literal(_)))
+            .count();
         (literals, self.rest.is_none(), self.method.is_some())
     }
 }
@@ -132,10 +149,6 @@ impl Pattern {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-
-    fn segments(path: &str) -> Vec<Segment<'_>> {
-        path.split('/').filter(|s| !s.is_empty()).map(Segment::parse).collect()
-    }
 
     #[test]
     fn matching() {
@@ -153,8 +166,12 @@ mod tests {
             ("/", "GET", "/", Some("")),
         ] {
             let pattern: Pattern = pattern.parse().unwrap();
-            let found = pattern.matches(method, &segments(path)).map(|params| {
-                params.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+            let found = pattern.matches(method, &Segment::all(path)).map(|params| {
+                params
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect::<Vec<_>>()
+                    .join("&")
             });
             assert_eq!(found.as_deref(), params, "{pattern:?} on {method} {path}");
         }

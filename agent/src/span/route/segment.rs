@@ -7,6 +7,9 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use super::letters::{is_random, rare_pairs, turns};
+use super::vocabulary;
+
 /// What stands in place of a private value.
 pub const REDACTED: &str = "REDACTED";
 
@@ -61,6 +64,8 @@ pub struct Segment<'a> {
     pub verb: &'a str,
     /// Its looks.
     pub shape: Shape,
+    /// Whether its value must not show, by its looks or by the word before it.
+    pub hidden: bool,
 }
 
 impl<'a> Segment<'a> {
@@ -69,8 +74,18 @@ impl<'a> Segment<'a> {
         let bytes = raw.as_bytes();
         // One look at all bytes decides for the many that are plain words.
         if bytes.iter().all(|b| b.is_ascii_lowercase() || matches!(b, b'-' | b'_')) && bytes.len() <= WORD_LENGTH {
-            let shape = if is_long_slug(bytes) { Shape::Slug } else { Shape::Word };
-            return Segment { text: Cow::Borrowed(raw), matrix: "", verb: "", shape };
+            let shape = if bytes.len() < 8 {
+                Shape::Word
+            } else {
+                shape_of_word(raw)
+            };
+            return Segment {
+                text: Cow::Borrowed(raw),
+                matrix: "",
+                verb: "",
+                shape,
+                hidden: shape.is_private(),
+            };
         }
         let (raw, matrix) = match raw.find(';') {
             Some(at) => raw.split_at_checked(at).unwrap_or((raw, "")),
@@ -83,6 +98,16 @@ impl<'a> Segment<'a> {
             },
             _ => (raw, ""),
         };
+        if memchr::memchr(b'%', raw.as_bytes()).is_none() {
+            let shape = shape(raw);
+            return Segment {
+                text: Cow::Borrowed(raw),
+                matrix,
+                verb,
+                shape,
+                hidden: shape.is_private(),
+            };
+        }
         let (text, shape) = match percent_decode_str(raw).decode_utf8() {
             Ok(text) => {
                 let shape = shape(&text);
@@ -91,17 +116,45 @@ impl<'a> Segment<'a> {
             // Not text: a value, and nobody knows of what.
             Err(_) => (Cow::Borrowed(raw), Shape::Token),
         };
-        Segment { text, matrix, verb, shape }
+        Segment {
+            text,
+            matrix,
+            verb,
+            shape,
+            hidden: shape.is_private(),
+        }
+    }
+
+    /// The segments of a path, empty ones left out.
+    pub fn all(path: &'a str) -> Vec<Segment<'a>> {
+        let mut segments: Vec<Segment<'a>> = Vec::with_capacity(8);
+        for raw in path.split('/').filter(|raw| !raw.is_empty()) {
+            let mut segment = Segment::parse(raw);
+            if segment.shape.is_value()
+                && !segment.hidden
+                && let Some(before) = segments.last()
+            {
+                segment.hidden = !before.shape.is_value() && vocabulary::is_secret(&before.text);
+            }
+            segments.push(segment);
+        }
+        segments
     }
 
     /// The value as it may be shown.
     pub fn shown(&self) -> &str {
-        if self.shape.is_private() { REDACTED } else { crate::span::url::cut(&self.text, VALUE_LENGTH) }
+        if self.hidden {
+            REDACTED
+        } else {
+            crate::span::url::cut(&self.text, VALUE_LENGTH)
+        }
     }
 }
 
 fn is_verb(verb: &str) -> bool {
-    let Some(name) = verb.strip_prefix(':') else { return false };
+    let Some(name) = verb.strip_prefix(':') else {
+        return false;
+    };
     (2..=32).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphabetic())
 }
 
@@ -118,27 +171,44 @@ fn shape(text: &str) -> Shape {
         };
     }
     if digits == bytes.len() {
-        return if bytes.len() >= 13 && is_card(bytes) { Shape::Token } else { Shape::Number };
+        return if bytes.len() >= 13 && is_card(bytes) {
+            Shape::Token
+        } else {
+            Shape::Number
+        };
     }
     if let Some(rest) = text.strip_prefix('+')
         && digits >= 6
-        && rest.bytes().all(|b| b.is_ascii_digit() || matches!(b, b' ' | b'-' | b'(' | b')' | b'.'))
+        && rest
+            .bytes()
+            .all(|b| b.is_ascii_digit() || matches!(b, b' ' | b'-' | b'(' | b')' | b'.'))
     {
         return Shape::Contact;
     }
-    if digits > 0 && bytes.iter().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'.' | b',' | b':' | b'_' | b'T' | b'Z' | b'+'))
+    if digits > 0
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'.' | b',' | b':' | b'_' | b'T' | b'Z' | b'+'))
     {
         return if is_date(bytes) { Shape::Date } else { Shape::Number };
     }
     if is_uuid(bytes) {
         return Shape::Uuid;
     }
-    if bytes.iter().all(u8::is_ascii_hexdigit) && digits >= 1 && (bytes.len() >= 8 || (bytes.len() >= 6 && digits >= 2)) {
+    if bytes.iter().all(u8::is_ascii_hexdigit) && digits >= 1 && (bytes.len() >= 8 || (bytes.len() >= 6 && digits >= 2))
+    {
         return if bytes.len() >= 32 { Shape::Token } else { Shape::Hex };
     }
-    if bytes.iter().any(|b| !b.is_ascii_alphanumeric() && !matches!(b, b'-' | b'_' | b'.' | b'~' | b'=' | b'$')) {
+    if bytes
+        .iter()
+        .any(|b| !b.is_ascii_alphanumeric() && !matches!(b, b'-' | b'_' | b'.' | b'~' | b'=' | b'$'))
+    {
         // Spaces, letters beyond ASCII, quotes: typed by someone.
-        return if bytes.contains(&b'=') { Shape::Token } else { Shape::Slug };
+        return if bytes.contains(&b'=') {
+            Shape::Token
+        } else {
+            Shape::Slug
+        };
     }
     if bytes.contains(&b'=') {
         return Shape::Token;
@@ -147,11 +217,15 @@ fn shape(text: &str) -> Shape {
         && is_extension(extension)
     {
         // A file is what its name is; a build's hash in it makes it a value.
-        let shape = shape(stem);
-        if shape != Shape::Word {
-            return shape;
+        let whole = shape(stem);
+        if whole != Shape::Word {
+            return whole;
         }
-        return if stem.split('.').any(|part| shape_of_word(part).is_value()) { Shape::Slug } else { Shape::Word };
+        return if stem.split('.').any(|part| shape(part).is_value()) {
+            Shape::Slug
+        } else {
+            Shape::Word
+        };
     }
     if is_ulid(bytes) {
         return Shape::Ulid;
@@ -167,74 +241,71 @@ fn shape_of_word(text: &str) -> Shape {
         return Shape::Token; // a JSON Web Token, RFC 7519
     }
     if bytes.len() > WORD_LENGTH {
-        return if is_random(bytes, digits) { Shape::Token } else { Shape::Slug };
+        return if is_random(bytes, digits) {
+            Shape::Token
+        } else {
+            Shape::Slug
+        };
     }
     // Each part between separators by itself: `pod-7f9c4d-x2x9z`, `cus_NffrFeUfNV2Hib`.
     let mut number = false;
     for part in bytes.split(|b| matches!(b, b'-' | b'_' | b'.' | b'~')) {
         let digits = part.iter().filter(|b| b.is_ascii_digit()).count();
-        if digits > 0 && is_numbered_word(part, digits) {
+        if digits > 0 && digits < part.len() && is_numbered_word(part, digits) {
             continue;
         }
         if is_random(part, digits) {
-            return if part.len() >= 12 || part.len() == bytes.len() { Shape::Token } else { Shape::Slug };
+            return if part.len() >= 12 || part.len() == bytes.len() {
+                Shape::Token
+            } else {
+                Shape::Slug
+            };
         }
         if digits >= 2 && digits == part.len() && part.len() < bytes.len() {
             number = true;
         }
         if digits > 0 && digits < part.len() {
+            let mixed = part.iter().any(u8::is_ascii_uppercase) && part.iter().any(u8::is_ascii_lowercase);
+            if mixed && part.len() >= 12 {
+                return Shape::Token;
+            }
             number = true;
         }
     }
-    if number || is_long_slug(bytes) { Shape::Slug } else { Shape::Word }
+    if number || is_long_slug(bytes) {
+        Shape::Slug
+    } else {
+        Shape::Word
+    }
 }
 
 /// `v1`, `v1beta1`, `oauth2`, `sha256`, `x509`, `2fa`, `s3`: letters with few digits in few places.
 fn is_numbered_word(part: &[u8], digits: usize) -> bool {
-    const KNOWN: [&[u8]; 8] = [b"sha256", b"sha512", b"sha384", b"x509", b"base64", b"iso8601", b"rfc3339", b"utf16"];
+    const KNOWN: [&[u8]; 8] = [
+        b"sha256", b"sha512", b"sha384", b"x509", b"base64", b"iso8601", b"rfc3339", b"utf16",
+    ];
     if KNOWN.contains(&part) {
         return true;
     }
     if part.first().is_some_and(|b| matches!(b, b'v' | b'V')) && part.get(1).is_some_and(u8::is_ascii_digit) {
         return digits <= 4 && part.len() <= 10;
     }
-    digits <= 2 && part.len() <= 32 && turns(part) * 5 <= part.len().max(10)
+    let runs = part
+        .split(|b| !b.is_ascii_digit())
+        .filter(|run| !run.is_empty())
+        .count();
+    digits <= 2
+        && runs == 1
+        && part.len() <= 32
+        && rare_pairs(part) * 6 <= part.len()
+        && (part.len() <= 8 || part.last().is_some_and(u8::is_ascii_digit) || rare_pairs(part) == 0)
+        && turns(part) * 5 <= part.len().max(10)
 }
 
 /// Four dashes and more, or three and a number, are a title, not a name.
 fn is_long_slug(bytes: &[u8]) -> bool {
     let joints = bytes.iter().filter(|b| matches!(b, b'-' | b'_')).count();
     joints >= 4 && bytes.len() >= 20
-}
-
-/// Changes between lower case, upper case and digits, the start of a
-/// capitalised word not counted.
-fn turns(bytes: &[u8]) -> usize {
-    let class = |b: &u8| match b {
-        b'a'..=b'z' => 0u8,
-        b'A'..=b'Z' => 1,
-        _ => 2,
-    };
-    bytes.iter().zip(bytes.iter().skip(1)).filter(|(a, b)| {
-        let (a, b) = (class(a), class(b));
-        a != b && !(a == 1 && b == 0)
-    }).count()
-}
-
-/// Whether the characters look drawn, not written.
-fn is_random(part: &[u8], digits: usize) -> bool {
-    let length = part.len();
-    let upper = part.iter().filter(|b| b.is_ascii_uppercase()).count();
-    let lower = part.iter().filter(|b| b.is_ascii_lowercase()).count();
-    let turns = turns(part);
-    match length {
-        0..8 => false,
-        8..16 => {
-            let classes = usize::from(digits > 0) + usize::from(upper > 0) + usize::from(lower > 0);
-            (classes == 3 && turns * 3 >= length) || (classes == 2 && digits >= 2 && turns >= 3)
-        }
-        _ => turns * 4 >= length || (digits >= 3 && turns >= 3) || (lower > 0 && upper > 0 && turns * 9 >= length * 2),
-    }
 }
 
 fn is_uuid(bytes: &[u8]) -> bool {
@@ -249,7 +320,9 @@ fn is_uuid(bytes: &[u8]) -> bool {
 fn is_ulid(bytes: &[u8]) -> bool {
     bytes.len() == 26
         && bytes.first().is_some_and(|b| (b'0'..=b'7').contains(b))
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() && !matches!(b.to_ascii_uppercase(), b'I' | b'L' | b'O' | b'U'))
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() && !matches!(b.to_ascii_uppercase(), b'I' | b'L' | b'O' | b'U'))
         && (bytes.iter().all(|b| !b.is_ascii_lowercase()) || bytes.iter().all(|b| !b.is_ascii_uppercase()))
 }
 
@@ -282,7 +355,7 @@ fn is_card(digits: &[u8]) -> bool {
             }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// Extensions under which things are asked for.
@@ -306,34 +379,126 @@ mod tests {
             (
                 Word,
                 &[
-                    "users", "v1", "v1beta1", "v2alpha1", "v10", "oauth2", "sha256", "x509", "2fa", "s3", "health-check",
-                    "getUserProfile", "GetUserProfileInformation", "listAllTheThings", "two-factor-authentication",
-                    "code-scanning-default-setup", "index.html", "favicon.ico", "robots.txt", "openapi.json",
-                    ".well-known", "rbac.authorization.k8s.io", "deadbeef", "facade", "me", "ec2", "PutItem",
-                    "tracewire.v1.Greeter", "_search", "$metadata", "MyCompanyAPIServiceV2", "web3",
-                    "openid-configuration", "customresourcedefinitions", "XMLHttpRequest", "subscription_schedules",
+                    "users",
+                    "v1",
+                    "v1beta1",
+                    "v2alpha1",
+                    "v10",
+                    "oauth2",
+                    "sha256",
+                    "x509",
+                    "2fa",
+                    "s3",
+                    "health-check",
+                    "getUserProfile",
+                    "GetUserProfileInformation",
+                    "listAllTheThings",
+                    "two-factor-authentication",
+                    "code-scanning-default-setup",
+                    "index.html",
+                    "favicon.ico",
+                    "robots.txt",
+                    "openapi.json",
+                    ".well-known",
+                    "rbac.authorization.k8s.io",
+                    "deadbeef",
+                    "facade",
+                    "me",
+                    "ec2",
+                    "PutItem",
+                    "tracewire.v1.Greeter",
+                    "_search",
+                    "$metadata",
+                    "MyCompanyAPIServiceV2",
+                    "web3",
+                    "openid-configuration",
+                    "customresourcedefinitions",
+                    "XMLHttpRequest",
+                    "getJSONWebKeySetByID",
+                    "createOrUpdateLDAPGroup",
+                    "OAuth2TokenIntrospection",
+                    "subscription_schedules",
+                    "kubernetes",
+                    "graphql",
+                    "hgwebdir",
+                    "mysql",
+                    "horizontalpodautoscalers",
+                    "mfa-devices",
                 ],
             ),
-            (Number, &["0", "12345", "-5", "3.14", "48.137,11.575", "10.0.0.1", "9999999999999", "1_000"]),
-            (Date, &["2024-01-31", "2024-01", "2024-12-31T10:00:00Z", "2024-12-31T10:00:00.123+02:00"]),
-            (Uuid, &["550e8400-e29b-41d4-a716-446655440000", "550E8400-E29B-41D4-A716-446655440000"]),
+            (
+                Number,
+                &[
+                    "0",
+                    "12345",
+                    "-5",
+                    "3.14",
+                    "48.137,11.575",
+                    "10.0.0.1",
+                    "9999999999999",
+                    "1_000",
+                ],
+            ),
+            (
+                Date,
+                &[
+                    "2024-01-31",
+                    "2024-01",
+                    "2024-12-31T10:00:00Z",
+                    "2024-12-31T10:00:00.123+02:00",
+                ],
+            ),
+            (
+                Uuid,
+                &[
+                    "550e8400-e29b-41d4-a716-446655440000",
+                    "550E8400-E29B-41D4-A716-446655440000",
+                ],
+            ),
             (Hex, &["a1b2c3d", "507f1f77bcf86cd799439011", "deadbee1", "0cafe1"]),
             (Ulid, &["01ARZ3NDEKTSV4RRFFQ69G5FAV", "01arz3ndektsv4rrffq69g5fav"]),
             (
                 Slug,
                 &[
-                    "post-123", "how-to-write-rust-like-a-pro", "order_55", "hello%20world", "%C3%A9t%C3%A9", "@angular",
-                    "web-7f9c4d8b-x2x9z", "user1234", "O%27Neill", "main.3f2a1bcd.js",
+                    "post-123",
+                    "how-to-write-rust-like-a-pro",
+                    "order_55",
+                    "hello%20world",
+                    "%C3%A9t%C3%A9",
+                    "@angular",
+                    "web-7f9c4d8b-x2x9z",
+                    "user1234",
+                    "O%27Neill",
+                    "main.3f2a1bcd.js",
                 ],
             ),
-            (Contact, &["alice@example.com", "alice%40example.com", "+4915112345678", "%2B49%20151%2012345678"]),
+            (
+                Contact,
+                &[
+                    "alice@example.com",
+                    "alice%40example.com",
+                    "+4915112345678",
+                    "%2B49%20151%2012345678",
+                ],
+            ),
             (
                 Token,
                 &[
-                    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.dozjgNryP4J3jVmNHl0w5N", "dQw4w9WgXcQ",
-                    "cus_NffrFeUfNV2Hib", "sk_live_4eC39HqLyjWDarjtT1zdp7dc", "0ujtsYcgvSTl8PAuAdqWYSMnLOv",
-                    "cjld2cjxh0000qzrmn831i7rn", "da39a3ee5e6b4b0d3255bfef95601890afd80709", "aGVsbG8gd29ybGQhIQ==",
-                    "VGhpcyBpcyBhIHNlY3JldA", "4111111111111111", "sig=abc", "%FF%FE", "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+                    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.dozjgNryP4J3jVmNHl0w5N",
+                    "dQw4w9WgXcQ",
+                    "cus_NffrFeUfNV2Hib",
+                    "sk_live_4eC39HqLyjWDarjtT1zdp7dc",
+                    "0ujtsYcgvSTl8PAuAdqWYSMnLOv",
+                    "cjld2cjxh0000qzrmn831i7rn",
+                    "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+                    "aGVsbG8gd29ybGQhIQ==",
+                    "VGhpcyBpcyBhIHNlY3JldA",
+                    "cus_EqcKmsrRXYSxaAZIeZWPVhq",
+                    "qzvkxwjrtplmhgfd",
+                    "4111111111111111",
+                    "sig=abc",
+                    "%FF%FE",
+                    "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
                 ],
             ),
         ];
@@ -352,9 +517,15 @@ mod tests {
     #[test]
     fn verbs_and_matrix_parameters_are_not_the_value() {
         let segment = Segment::parse("123:cancel");
-        assert_eq!((&*segment.text, segment.verb, segment.shape), ("123", ":cancel", Shape::Number));
+        assert_eq!(
+            (&*segment.text, segment.verb, segment.shape),
+            ("123", ":cancel", Shape::Number)
+        );
         let segment = Segment::parse("users;jsessionid=4F2A");
-        assert_eq!((&*segment.text, segment.matrix, segment.shape), ("users", ";jsessionid=4F2A", Shape::Word));
+        assert_eq!(
+            (&*segment.text, segment.matrix, segment.shape),
+            ("users", ";jsessionid=4F2A", Shape::Word)
+        );
         let segment = Segment::parse("10:30");
         assert_eq!((segment.verb, segment.shape), ("", Shape::Number));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::segment::{Segment, Shape};
+use super::segment::Segment;
 use super::vocabulary;
 
 /// Deepest path that is named.
@@ -89,14 +89,20 @@ pub struct Found {
     pub values: Vec<usize>,
 }
 
-impl Trie {
+impl Default for Trie {
     /// A tree that knows nothing.
-    pub fn new() -> Self {
-        Trie { nodes: vec![Node::new(0, Label::Param, true)], free: Vec::new(), epoch: 0 }
+    fn default() -> Self {
+        Trie {
+            nodes: vec![Node::new(0, Label::Param, true)],
+            free: Vec::new(),
+            epoch: 0,
+        }
     }
+}
 
+impl Trie {
     /// Nodes in use.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.nodes.len() - self.free.len()
     }
 
@@ -106,7 +112,7 @@ impl Trie {
         if segments.len() > DEPTH_LIMIT {
             return None;
         }
-        let room = learn && room && self.len() + 2 * segments.len() < NODE_LIMIT;
+        let room = learn && room && self.size() + 2 * segments.len() < NODE_LIMIT;
         let mut at = 0;
         let mut values = Vec::new();
         for (number, segment) in segments.iter().enumerate() {
@@ -217,7 +223,10 @@ impl Trie {
             }
             let Some(child) = self.nodes.get(*child) else { continue };
             count += 1;
-            odd += usize::from(word.bytes().any(|b| b.is_ascii_digit() || b.is_ascii_uppercase() || b == b'.'));
+            odd += usize::from(
+                word.bytes()
+                    .any(|b| b.is_ascii_digit() || b.is_ascii_uppercase() || b == b'.'),
+            );
             rare += usize::from(child.hits <= 2);
             // Words that any resource may have below it tell nothing.
             for word in child.words.keys().filter(|word| !vocabulary::contains(word)) {
@@ -287,7 +296,9 @@ impl Trie {
     /// Words that stay words: the vocabulary's, verbs, and those that were
     /// used much and lead to what no other word leads to.
     fn kept(&self, at: usize) -> FxHashSet<Arc<str>> {
-        let Some(node) = self.nodes.get(at) else { return FxHashSet::default() };
+        let Some(node) = self.nodes.get(at) else {
+            return FxHashSet::default();
+        };
         let mut below: FxHashMap<&str, usize> = FxHashMap::default();
         for child in node.words.values().filter_map(|child| self.nodes.get(*child)) {
             for word in child.words.keys() {
@@ -338,9 +349,10 @@ impl Trie {
                 }
             }
         }
-        if collapsed && self.nodes.get(into).is_some_and(|target| !target.collapsed) {
-            self.collapse(into);
-        } else if self.nodes.get(into).is_some_and(|target| target.collapsed && !target.words.is_empty()) {
+        let target = self.nodes.get(into);
+        let values_already =
+            target.is_some_and(|target| collapsed != target.collapsed || (collapsed && !target.words.is_empty()));
+        if values_already {
             self.collapse(into);
         } else {
             self.collapse_if_due(into);
@@ -390,23 +402,25 @@ impl Trie {
         if text.is_empty() {
             text.push('/');
         }
-        let template = Arc::new(Template { text: text.into(), names });
+        let template = Arc::new(Template {
+            text: text.into(),
+            names,
+        });
         let epoch = self.epoch;
         self.nodes.get_mut(at)?.template = Some((epoch, Arc::clone(&template)));
         Some(template)
     }
 }
 
-/// Whether a value after this word must be hidden, whatever its looks.
-pub fn hides(word: &str, shape: Shape) -> bool {
-    shape != Shape::Word && vocabulary::is_secret(word)
-}
-
 /// A parameter's name: the word before it in the singular and `_id`
 /// (`/users/{user_id}`), `id` where there is none, numbered if it comes again.
 fn param_name(word: Option<&str>, taken: &[Arc<str>]) -> Arc<str> {
     let stem = word.map(singular).unwrap_or_default();
-    let base = if stem.is_empty() { "id".to_owned() } else { format!("{stem}_id") };
+    let base = if stem.is_empty() {
+        "id".to_owned()
+    } else {
+        format!("{stem}_id")
+    };
     let mut name = base.clone();
     let mut number = 2;
     while taken.iter().any(|t| **t == *name) {
@@ -437,7 +451,10 @@ fn singular(word: &str) -> String {
         snake.to_owned()
     } else if snake.ends_with("ies") {
         cut(3) + "y"
-    } else if ["sses", "uses", "xes", "ches", "shes", "zes"].iter().any(|end| snake.ends_with(end)) {
+    } else if ["sses", "uses", "xes", "ches", "shes", "zes"]
+        .iter()
+        .any(|end| snake.ends_with(end))
+    {
         cut(2)
     } else if snake.ends_with('s') && !["ss", "us", "is"].iter().any(|end| snake.ends_with(end)) {
         cut(1)
