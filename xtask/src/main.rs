@@ -21,6 +21,7 @@ mod tally;
 mod test;
 mod toolchain;
 mod validate_deploy;
+mod vm;
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -65,9 +66,11 @@ enum Task {
     Bench,
     /// Checks the manifests in deploy/, without a cluster.
     ValidateDeploy,
+    /// Runs a command under other kernels, in virtual machines with this machine's files (root).
+    Vm(vm::Arguments),
 }
 
-fn run(task: &Task) -> Result<()> {
+fn run(task: &Task) -> Result<ExitCode> {
     match task {
         Task::Setup => setup::run().inspect(|()| eprintln!("setup: everything is in place")),
         Task::BuildEbpf => build_ebpf::run(),
@@ -81,12 +84,14 @@ fn run(task: &Task) -> Result<()> {
         Task::Fuzz { seconds } => fuzz::run(*seconds),
         Task::Bench => bench::run(),
         Task::ValidateDeploy => validate_deploy::run(),
+        Task::Vm(arguments) => return vm::run(arguments),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
     match run(&Arguments::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -129,7 +129,10 @@ pub fn need_root(what: &str) -> Result<()> {
 }
 
 /// Installs those that are missing.
-fn packages(what: &str, wanted: &[&str]) -> Result<()> {
+///
+/// # Errors
+/// When they can't be installed.
+pub fn packages(what: &str, wanted: &[&str]) -> Result<()> {
     let mut query = Command::new("dpkg-query");
     query
         .args(["--show", "--showformat", "${db:Status-Status} ${Package}\n"])

@@ -1,14 +1,14 @@
 //! Loads and attaches.
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, FExit, ProgramError, RawTracePoint};
+use aya::programs::{BtfTracePoint, FExit, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use tracewire_common::fault;
 use tracewire_common::plain::Plain;
 use tracewire_common::settings::{Settings, watch};
 
-use super::OBJECT;
 use super::btf::{self, Btf};
+use super::{OBJECT, privileges};
 
 /// How socket data is seen, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -104,6 +104,9 @@ impl Kernel {
         if OBJECT.is_empty() {
             return Err(Error::NoObject);
         }
+        if privileges::memlock_counts(version()) {
+            privileges::lift_memlock();
+        }
         let types = Btf::kernel()?;
         let offsets = types.offsets()?;
         let recvmsg_parameters = types.parameters("tcp_recvmsg").unwrap_or(0);
@@ -185,6 +188,15 @@ impl Kernel {
         HashMap::try_from(self.ebpf.map_mut("PROCESSES")?).ok()
     }
 
+    /// Programs that are loaded, and how many instructions the verifier went through (5.16 and up).
+    pub fn verified(&self) -> Vec<(String, u32)> {
+        let count = |program: &Program| program.info().ok()?.verified_instruction_count();
+        let programs = self.ebpf.programs();
+        programs
+            .filter_map(|(name, program)| Some((name.to_owned(), count(program)?)))
+            .collect()
+    }
+
     /// Faults since the start, by [`fault::NAMES`].
     pub fn faults(&self) -> [u64; fault::COUNT as usize] {
         let mut sums = [0; fault::COUNT as usize];
@@ -232,8 +244,10 @@ fn reason(error: &ProgramError) -> String {
         if std::env::var_os("TRACEWIRE_VERIFIER_LOG").is_some() {
             eprintln!("{log}");
         }
-        let lines: Vec<&str> = log.lines().filter(|l| !l.starts_with("processed")).collect();
-        let last = lines.last().copied().unwrap_or_default();
+        let statistics = ["processed", "stack depth", "verification time"];
+        let mut lines = log.lines().rev().map(str::trim);
+        let last = lines.find(|l| !l.is_empty() && !statistics.iter().any(|s| l.starts_with(s)));
+        let last = last.unwrap_or_default();
         return format!("{io_error} {last}").trim().to_owned();
     }
     chain(error)

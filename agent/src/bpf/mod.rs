@@ -7,6 +7,7 @@
 pub mod btf;
 pub mod check;
 pub mod load;
+pub mod privileges;
 pub mod ring;
 
 /// The kernel programs, as `cargo xtask build-ebpf` made them; empty if the

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Failure, Shared};
+use crate::bpf::check;
 use crate::bpf::load::{Kernel, Request};
 use crate::config::{Config, LogFlags, Output};
 use crate::discover::resource::Resources;
@@ -128,6 +129,7 @@ impl Prepared {
         change: impl FnOnce(&mut Request),
         ports: &[u16],
     ) -> Result<Agent, Failure> {
+        check::preflight().map_err(Failure::Other)?;
         let mut request = self.request;
         change(&mut request);
         let mut kernel = Kernel::load(request).map_err(|e| Failure::Other(e.to_string()))?;
