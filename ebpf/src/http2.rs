@@ -56,7 +56,9 @@ pub fn plausible(head: &Head, strict: bool) -> bool {
         frame::HEADERS => !connection && (!strict || (head.flags & !0x2d == 0 && head.length != 0)),
         frame::PRIORITY => !connection && head.length == 5,
         frame::RST_STREAM => !connection && head.length == 4,
-        frame::SETTINGS => connection && head.length.is_multiple_of(6) && (head.flags & flag::ACK == 0 || head.length == 0),
+        frame::SETTINGS => {
+            connection && head.length.is_multiple_of(6) && (head.flags & flag::ACK == 0 || head.length == 0)
+        }
         frame::PUSH_PROMISE => !connection,
         frame::PING => connection && head.length == 8,
         frame::GOAWAY => connection && head.length >= 8,

@@ -9,7 +9,11 @@ use tracewire_tests::{alone, full};
 
 /// Ordinary calls of all kinds.
 fn ordinary(concurrency: u32, connections: u32) -> Vec<Load> {
-    let at = |scenario, calls| Load::new(scenario, calls * more()).at_once(concurrency).over(connections);
+    let at = |scenario, calls| {
+        Load::new(scenario, calls * more())
+            .at_once(concurrency)
+            .over(connections)
+    };
     vec![
         at("unary", 40),
         // Every code twice, once in the shade of names that are known already.
@@ -23,7 +27,11 @@ fn ordinary(concurrency: u32, connections: u32) -> Vec<Load> {
 
 /// Calls that are large, short-lived or given up.
 fn odd(concurrency: u32, connections: u32) -> Vec<Load> {
-    let at = |scenario, calls| Load::new(scenario, calls * more()).at_once(concurrency).over(connections);
+    let at = |scenario, calls| {
+        Load::new(scenario, calls * more())
+            .at_once(concurrency)
+            .over(connections)
+    };
     vec![
         at("large", 6).at_once(concurrency.min(4)),
         at("metadata", 20),
@@ -56,7 +64,11 @@ fn sixteen_at_once(language: Language) -> Result<()> {
 
 fn a_hundred_at_once(language: Language) -> Result<()> {
     let _turn = alone()?;
-    check(language, language, &[Load::new("mixed", 1000 * more()).at_once(100).over(4)])
+    check(
+        language,
+        language,
+        &[Load::new("mixed", 1000 * more()).at_once(100).over(4)],
+    )
 }
 
 macro_rules! languages {
@@ -119,7 +131,8 @@ fn services_in_different_languages_are_told_as_they_were() -> Result<()> {
     let _turn = alone()?;
     let pairs: Vec<(Language, Language)> = if full() {
         let all = Language::ALL.into_iter();
-        all.flat_map(|a| Language::ALL.into_iter().filter(move |b| *b != a).map(move |b| (a, b))).collect()
+        all.flat_map(|a| Language::ALL.into_iter().filter(move |b| *b != a).map(move |b| (a, b)))
+            .collect()
     } else {
         vec![
             (Language::Go, Language::Java),
@@ -133,7 +146,16 @@ fn services_in_different_languages_are_told_as_they_were() -> Result<()> {
     };
     for (server, client) in pairs {
         let mixed = Load::new("mixed", 60).at_once(8).over(2);
-        check(server, client, &[mixed, Load::new("metadata", 10), Load::new("churn", 10), Load::new("cancel", 5)])?;
+        check(
+            server,
+            client,
+            &[
+                mixed,
+                Load::new("metadata", 10),
+                Load::new("churn", 10),
+                Load::new("cancel", 5),
+            ],
+        )?;
     }
     Ok(())
 }

@@ -34,7 +34,10 @@ fn seen(span: &Span) -> Expected {
 fn observe(family: &str, ways: &[Way]) -> Result<Report> {
     let folder = Folder::new()?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_peer"));
-    command.arg(family).args(ways.iter().map(|way| way.name())).stdin(Stdio::piped());
+    command
+        .arg(family)
+        .args(ways.iter().map(|way| way.name()))
+        .stdin(Stdio::piped());
     let mut peer = Running::start("peer", &mut command)?;
     let agent = Agent::attach(&[peer.pid()], &folder)?;
     peer.take_stdin().context("stdin")?.write_all(b"go\n")?;
@@ -62,7 +65,11 @@ fn check(family: &str, ways: &[Way], address: Option<&str>) -> Result<()> {
             report.counters
         );
     }
-    assert_eq!(report.spans.len(), ways.len() * Flights::new("").expected.len(), "spans of no call");
+    assert_eq!(
+        report.spans.len(),
+        ways.len() * Flights::new("").expected.len(),
+        "spans of no call"
+    );
     for span in &report.spans {
         assert_eq!(span.text("server.address"), Some("peer.test"), "{span:?}");
         assert_eq!(span.text("network.peer.address"), address, "{span:?}");
@@ -106,7 +113,11 @@ fn services_on_unix_sockets_are_told_as_they_were() -> Result<()> {
     for language in [Language::Go, Language::Python, Language::Cpp, Language::Rust] {
         let path = std::env::temp_dir().join(format!("tracewire-tests-{}.sock", std::process::id()));
         let address = format!("unix:{}", path.display());
-        let loads = [Load::new("mixed", 60).at_once(8).over(2), Load::new("large", 3), Load::new("churn", 10)];
+        let loads = [
+            Load::new("mixed", 60).at_once(8).over(2),
+            Load::new("large", 3),
+            Load::new("churn", 10),
+        ];
         let session = Session::run_on(language, language, &loads, Some(&address), Sides::Both)?;
         session.assert_true(Sides::Both);
         let _ = std::fs::remove_file(path);

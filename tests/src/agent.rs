@@ -59,7 +59,10 @@ impl Agent {
     /// # Errors
     /// When the agent does not say that it is attached.
     pub fn attach(pids: &[u32], folder: &Folder) -> Result<Self> {
-        let pids: Vec<String> = pids.iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]).collect();
+        let pids: Vec<String> = pids
+            .iter()
+            .flat_map(|pid| ["--pid".to_owned(), pid.to_string()])
+            .collect();
         let mut arguments = vec!["attach"];
         arguments.extend(pids.iter().map(String::as_str));
         Self::start(&arguments, folder)
@@ -88,7 +91,11 @@ impl Agent {
             command.args(more.to_string_lossy().split_whitespace());
         }
         let running = Running::start_into("tracewire", &mut command, &stdout, &stderr)?;
-        Ok(Agent { running, stdout, stderr })
+        Ok(Agent {
+            running,
+            stdout,
+            stderr,
+        })
     }
 
     /// Waits for the line that says that probes are in place.
@@ -134,8 +141,16 @@ impl Agent {
         let messages = fs::read_to_string(&self.stderr).unwrap_or_default();
         let status = status.with_context(|| messages.clone())?;
         ensure!(status.success(), "tracewire ended with {status}:\n{messages}");
-        let counters = messages.lines().filter_map(counter).filter(|(_, value)| *value > 0).collect();
-        Ok(Report { spans: self.spans()?, counters, messages })
+        let counters = messages
+            .lines()
+            .filter_map(counter)
+            .filter(|(_, value)| *value > 0)
+            .collect();
+        Ok(Report {
+            spans: self.spans()?,
+            counters,
+            messages,
+        })
     }
 
     /// Ctrl-C, then [`Agent::finish`].

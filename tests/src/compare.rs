@@ -48,9 +48,7 @@ pub const STATUS: [Allowance; 3] = [
     Allowance {
         reason: "deadline, server: handlers log CANCELLED for whichever way the call ended before them; \
                  the wire carries the deadline",
-        covers: |call, code| {
-            call.side == "server" && call.scenario() == "deadline" && code == "DEADLINE_EXCEEDED"
-        },
+        covers: |call, code| call.side == "server" && call.scenario() == "deadline" && code == "DEADLINE_EXCEEDED",
     },
     Allowance {
         reason: "deadline, client: tonic reports its own timeout as CANCELLED; the wire carries \
@@ -107,8 +105,16 @@ pub fn whole(truth: &Truth, spans: &[Span], address: &str, sides: Sides) -> Comp
             comparison.problems.push(format!("missing: {call:?}"));
             continue;
         };
-        let twin = (if call.side == "client" { "server" } else { "client" }.to_owned(), call.id.clone());
-        let mut judge = Judge { call, span, wrong: Vec::new(), allowed: Vec::new() };
+        let twin = (
+            if call.side == "client" { "server" } else { "client" }.to_owned(),
+            call.id.clone(),
+        );
+        let mut judge = Judge {
+            call,
+            span,
+            wrong: Vec::new(),
+            allowed: Vec::new(),
+        };
         judge.method();
         judge.status();
         judge.messages();
@@ -135,20 +141,35 @@ pub fn late(truth: &Truth, spans: &[Span], attached_ns: u64) -> Comparison {
             by_call.insert(key, span);
         }
     }
-    for (key, call) in truth.iter().filter(|(_, call)| call.start_ns > attached_ns + 10 * CLOCK_NS) {
+    for (key, call) in truth
+        .iter()
+        .filter(|(_, call)| call.start_ns > attached_ns + 10 * CLOCK_NS)
+    {
         let Some(span) = by_call.get(key) else {
             comparison.problems.push(format!("missing: {call:?}"));
             continue;
         };
-        let twin = (if call.side == "client" { "server" } else { "client" }.to_owned(), call.id.clone());
-        let mut judge = Judge { call, span, wrong: Vec::new(), allowed: Vec::new() };
+        let twin = (
+            if call.side == "client" { "server" } else { "client" }.to_owned(),
+            call.id.clone(),
+        );
+        let mut judge = Judge {
+            call,
+            span,
+            wrong: Vec::new(),
+            allowed: Vec::new(),
+        };
         if span.text("rpc.method") == Some("_OTHER") && span.is_unseen("rpc.method") {
-            judge.allowed.push("rpc.method was an index into a table from before the attach, and is said to be unseen");
+            judge
+                .allowed
+                .push("rpc.method was an index into a table from before the attach, and is said to be unseen");
         } else {
             judge.method();
         }
         if span.text("rpc.status_code").is_none() && span.is_unseen("rpc.status_code") {
-            judge.allowed.push("grpc-status was an index from before the attach, and is said to be unseen");
+            judge
+                .allowed
+                .push("grpc-status was an index from before the attach, and is said to be unseen");
         } else {
             judge.status();
         }
@@ -172,7 +193,12 @@ impl Judge<'_> {
             *into.allowed.entry(reason).or_default() += 1;
         }
         if !self.wrong.is_empty() {
-            into.problems.push(format!("wrong: {}\n    {:?}\n    {:?}", self.wrong.join("; "), self.call, self.span));
+            into.problems.push(format!(
+                "wrong: {}\n    {:?}\n    {:?}",
+                self.wrong.join("; "),
+                self.call,
+                self.span
+            ));
         }
     }
 
@@ -202,7 +228,9 @@ impl Judge<'_> {
     fn status(&mut self) {
         let (call, span) = (self.call, self.span);
         let code = span.text("rpc.status_code").unwrap_or("absent");
-        let is_lost = span.text("error.type").is_some_and(|kind| kind.starts_with("connection_"));
+        let is_lost = span
+            .text("error.type")
+            .is_some_and(|kind| kind.starts_with("connection_"));
         if code == "absent" && is_lost && call.is_raced() && !self.is_client() && call.code == "CANCELLED" {
             self.allowed.push(LEFT);
             self.expect("status", span.status.code.as_str(), "ERROR");
@@ -221,14 +249,22 @@ impl Judge<'_> {
             "UNKNOWN" | "DEADLINE_EXCEEDED" | "UNIMPLEMENTED" | "INTERNAL" | "UNAVAILABLE" | "DATA_LOSS" => true,
             _ => self.is_client(),
         };
-        self.expect("status", span.status.code.as_str(), if is_error { "ERROR" } else { "UNSET" });
+        self.expect(
+            "status",
+            span.status.code.as_str(),
+            if is_error { "ERROR" } else { "UNSET" },
+        );
         self.expect("error.type", span.text("error.type"), is_error.then_some(code));
         // What a library says when it gives up is its own text, not the wire's.
         if !call.is_raced() {
             let message = (is_error && !call.message.is_empty()).then_some(call.message.as_str());
             self.expect("description", span.status.message.as_deref(), message);
         }
-        self.expect("tracewire.unfinished", span.attributes.contains_key("tracewire.unfinished"), false);
+        self.expect(
+            "tracewire.unfinished",
+            span.attributes.contains_key("tracewire.unfinished"),
+            false,
+        );
     }
 
     fn messages(&mut self) {
@@ -236,10 +272,21 @@ impl Judge<'_> {
             return;
         }
         let (call, span) = (self.call, self.span);
-        let (request, response) =
-            if self.is_client() { (call.sent, call.received) } else { (call.received, call.sent) };
-        self.expect("request messages", span.number("tracewire.request.messages"), Some(request));
-        self.expect("response messages", span.number("tracewire.response.messages"), Some(response));
+        let (request, response) = if self.is_client() {
+            (call.sent, call.received)
+        } else {
+            (call.received, call.sent)
+        };
+        self.expect(
+            "request messages",
+            span.number("tracewire.request.messages"),
+            Some(request),
+        );
+        self.expect(
+            "response messages",
+            span.number("tracewire.response.messages"),
+            Some(response),
+        );
     }
 
     /// A client's span lies within its call as the application knew it and
@@ -248,7 +295,8 @@ impl Judge<'_> {
         let (call, span) = (self.call, self.span);
         let mut order = |what: &str, first: u64, then: u64| {
             if first > then + CLOCK_NS {
-                self.wrong.push(format!("{what}: {:.1} ms off", (first - then) as f64 / 1e6));
+                self.wrong
+                    .push(format!("{what}: {:.1} ms off", (first - then) as f64 / 1e6));
             }
         };
         order("ends before it starts", span.start_ns, span.end_ns);
@@ -283,7 +331,11 @@ impl Judge<'_> {
         if self.is_client() {
             self.expect("network.peer.port", span.number("network.peer.port"), port);
         } else {
-            self.expect("has network.peer.port", span.number("network.peer.port").is_some(), true);
+            self.expect(
+                "has network.peer.port",
+                span.number("network.peer.port").is_some(),
+                true,
+            );
         }
     }
 

@@ -31,7 +31,10 @@ pub fn alone() -> Result<Turn> {
     static TURN: Mutex<()> = Mutex::new(());
     // SAFETY: geteuid has no preconditions and can't fail.
     let user = unsafe { libc::geteuid() };
-    ensure!(user == 0, "this test loads programs into the kernel: run it as root (`sudo -E cargo xtask test`)");
+    ensure!(
+        user == 0,
+        "this test loads programs into the kernel: run it as root (`sudo -E cargo xtask test`)"
+    );
     Ok(TURN.lock().unwrap_or_else(PoisonError::into_inner))
 }
 

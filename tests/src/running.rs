@@ -37,7 +37,9 @@ impl Running {
                 Ok(())
             });
         }
-        let child = command.spawn().with_context(|| format!("{name}: {command:?} could not be started"))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("{name}: {command:?} could not be started"))?;
         Ok(Running { name, child })
     }
 
@@ -47,7 +49,10 @@ impl Running {
     /// When it can't be started, or a file not be made.
     pub fn start_into(name: &str, command: &mut Command, stdout: &Path, stderr: &Path) -> Result<Self> {
         let file = |path: &Path| fs::File::create(path).with_context(|| path.display().to_string());
-        Self::start(name, command.stdin(Stdio::null()).stdout(file(stdout)?).stderr(file(stderr)?))
+        Self::start(
+            name,
+            command.stdin(Stdio::null()).stdout(file(stdout)?).stderr(file(stderr)?),
+        )
     }
 
     /// Process id.
@@ -75,7 +80,11 @@ impl Running {
             if let Some(status) = self.ended() {
                 return Ok(status);
             }
-            ensure!(Instant::now() < deadline, "{} did not end within {patience:?}", self.name);
+            ensure!(
+                Instant::now() < deadline,
+                "{} did not end within {patience:?}",
+                self.name
+            );
             std::thread::sleep(PAUSE);
         }
     }
@@ -119,7 +128,11 @@ impl Running {
             if let Some(status) = status {
                 bail!("{} ended ({status}) before it said `{mark}`:\n{text}", self.name);
             }
-            ensure!(Instant::now() < deadline, "{} did not say `{mark}` within {patience:?}:\n{text}", self.name);
+            ensure!(
+                Instant::now() < deadline,
+                "{} did not say `{mark}` within {patience:?}:\n{text}",
+                self.name
+            );
             std::thread::sleep(PAUSE);
         }
     }

@@ -119,11 +119,21 @@ impl Session {
         }
         let late = truth.values().any(|call| call.start_ns < attached);
         let calls: u64 = loads.iter().map(|load| u64::from(load.calls)).sum();
-        ensure!(truth.len() as u64 == calls, "{title}: {} calls made, {calls} wanted", truth.len());
+        ensure!(
+            truth.len() as u64 == calls,
+            "{title}: {} calls made, {calls} wanted",
+            truth.len()
+        );
         server.running.end()?;
         truth::read(&server.log, &mut truth)?;
         let report = agent.finish()?;
-        Ok((!late).then(|| Session { title, truth, report, address: server.address.clone(), folder }))
+        Ok((!late).then(|| Session {
+            title,
+            truth,
+            report,
+            address: server.address.clone(),
+            folder,
+        }))
     }
 
     /// Compares spans with the truth and prints what was allowed for.
@@ -140,7 +150,12 @@ impl Session {
     /// # Panics
     /// With a list of all that is wrong.
     pub fn assert(&self, comparison: &Comparison) {
-        println!("{}: {} calls, {} spans", self.title, self.truth.len(), self.report.spans.len());
+        println!(
+            "{}: {} calls, {} spans",
+            self.title,
+            self.truth.len(),
+            self.report.spans.len()
+        );
         for (allowance, count) in &comparison.allowed {
             println!("  allowed for {count} times: {allowance}");
         }

@@ -61,7 +61,11 @@ pub fn read(path: &Path, into: &mut Truth) -> Result<()> {
     for line in text.lines() {
         let call: Call = serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
         let key = (call.side.clone(), call.id.clone());
-        ensure!(into.insert(key, call).is_none(), "{}: written twice: {line}", path.display());
+        ensure!(
+            into.insert(key, call).is_none(),
+            "{}: written twice: {line}",
+            path.display()
+        );
     }
     Ok(())
 }

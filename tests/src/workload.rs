@@ -126,7 +126,12 @@ pub struct Load {
 impl Load {
     /// Calls of a scenario, one at a time, on one connection.
     pub const fn new(scenario: &'static str, calls: u32) -> Self {
-        Load { scenario, calls, concurrency: 1, connections: 1 }
+        Load {
+            scenario,
+            calls,
+            concurrency: 1,
+            connections: 1,
+        }
     }
 
     /// So many at once.
@@ -142,7 +147,12 @@ impl Load {
 
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Load { scenario, calls, concurrency, connections } = self;
+        let Load {
+            scenario,
+            calls,
+            concurrency,
+            connections,
+        } = self;
         write!(f, "{scenario} {calls}/{concurrency}/{connections}")
     }
 }
@@ -187,7 +197,11 @@ impl Server {
         let name = format!("{language} server");
         let mut running = Running::start_into(&name, &mut command, &ready, &folder.file("server.err"))?;
         running.wait_for_line(&ready, "listening", START)?;
-        Ok(Server { running, address: address.to_owned(), log })
+        Ok(Server {
+            running,
+            address: address.to_owned(),
+            log,
+        })
     }
 
     /// The port, unless it is a Unix socket.
@@ -244,7 +258,14 @@ impl Client {
 /// Appends a client's flags.
 pub fn arguments(command: &mut Command, address: &str, load: Load, delay: Duration, log: &Path) {
     command.args(["--target", address, "--scenario", load.scenario]);
-    command.args(["--calls", &load.calls.to_string(), "--concurrency", &load.concurrency.to_string()]);
+    command.args([
+        "--calls",
+        &load.calls.to_string(),
+        "--concurrency",
+        &load.concurrency.to_string(),
+    ]);
     command.args(["--connections", &load.connections.to_string()]);
-    command.args(["--start-delay-ms", &delay.as_millis().to_string(), "--log"]).arg(log);
+    command
+        .args(["--start-delay-ms", &delay.as_millis().to_string(), "--log"])
+        .arg(log);
 }

@@ -15,7 +15,10 @@ fn connection(family: &str) -> Result<(OwnedFd, OwnedFd)> {
         "v4" => (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()),
         "v6" => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()),
         // A listener for both families, as most servers have, and a client of IPv4.
-        "mapped" => (Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()),
+        "mapped" => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
+        ),
         "unix" => {
             let path = std::env::temp_dir().join(format!("tracewire-peer-{}", std::process::id()));
             let _ = std::fs::remove_file(&path);
@@ -44,7 +47,10 @@ fn exchange(family: &str, way: Way) -> Result<()> {
     let (sent, answered) = (flights.client.clone(), flights.server.clone());
     let caller = std::thread::spawn(move || -> Result<()> {
         way.send(client.as_raw_fd(), &sent)?;
-        ensure!(way.receive(client.as_raw_fd(), answered.len())? == answered, "the response arrived otherwise");
+        ensure!(
+            way.receive(client.as_raw_fd(), answered.len())? == answered,
+            "the response arrived otherwise"
+        );
         Ok(())
     });
     ensure!(

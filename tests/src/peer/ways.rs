@@ -119,8 +119,13 @@ impl Way {
             Way::ManyMessages => {
                 let parts: Vec<&[u8]> = part(5 * 401).chunks(401).collect();
                 let mut lists: Vec<Vec<libc::iovec>> = parts.iter().map(|part| uneven(part)).collect();
-                let mut messages: Vec<libc::mmsghdr> =
-                    lists.iter_mut().map(|list| libc::mmsghdr { msg_hdr: header(list), msg_len: 0 }).collect();
+                let mut messages: Vec<libc::mmsghdr> = lists
+                    .iter_mut()
+                    .map(|list| libc::mmsghdr {
+                        msg_hdr: header(list),
+                        msg_len: 0,
+                    })
+                    .collect();
                 // SAFETY: the headers name live vectors of live slices and nothing else.
                 let n = unsafe { libc::sendmmsg(socket, messages.as_mut_ptr(), messages.len() as u32, 0) };
                 let n = checked(n as isize)?;
@@ -135,10 +140,19 @@ impl Way {
             Way::Whole => read(socket, into),
             Way::Bytes => read(socket, into.get_mut(..1).unwrap_or_default()),
             Way::Pieces => {
-                let into = into.get_mut(..[5, 17, 2, 91, 1][turn % 5].min(room)).unwrap_or_default();
+                let into = into
+                    .get_mut(..[5, 17, 2, 91, 1][turn % 5].min(room))
+                    .unwrap_or_default();
                 // SAFETY: the pointer and length are those of a live slice; no address is asked for.
                 let n = unsafe {
-                    libc::recvfrom(socket, into.as_mut_ptr().cast(), into.len(), 0, ptr::null_mut(), ptr::null_mut())
+                    libc::recvfrom(
+                        socket,
+                        into.as_mut_ptr().cast(),
+                        into.len(),
+                        0,
+                        ptr::null_mut(),
+                        ptr::null_mut(),
+                    )
                 };
                 checked(n)
             }
@@ -178,15 +192,29 @@ impl Way {
 
     fn receive_messages(self, socket: RawFd, into: &mut [u8]) -> Result<usize> {
         const PART: usize = 333;
-        let mut lists: Vec<Vec<libc::iovec>> =
-            into.chunks_mut(PART).take(4).map(|part| room_for(part, 50, 16)).collect();
-        let mut messages: Vec<libc::mmsghdr> =
-            lists.iter_mut().map(|list| libc::mmsghdr { msg_hdr: header(list), msg_len: 0 }).collect();
+        let mut lists: Vec<Vec<libc::iovec>> = into
+            .chunks_mut(PART)
+            .take(4)
+            .map(|part| room_for(part, 50, 16))
+            .collect();
+        let mut messages: Vec<libc::mmsghdr> = lists
+            .iter_mut()
+            .map(|list| libc::mmsghdr {
+                msg_hdr: header(list),
+                msg_len: 0,
+            })
+            .collect();
         // Waits for the first message only, takes what else is there.
         let flags = libc::MSG_WAITFORONE;
         // SAFETY: the headers name live vectors of live slices; no time limit is given.
         let n = unsafe {
-            libc::recvmmsg(socket, messages.as_mut_ptr(), messages.len() as u32, flags, ptr::null_mut())
+            libc::recvmmsg(
+                socket,
+                messages.as_mut_ptr(),
+                messages.len() as u32,
+                flags,
+                ptr::null_mut(),
+            )
         };
         let n = checked(n as isize)?;
         // A short message leaves a hole before the next one: the bytes are moved together.
@@ -215,7 +243,12 @@ fn read(socket: RawFd, into: &mut [u8]) -> Result<usize> {
 }
 
 fn vectors<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<libc::iovec> {
-    parts.map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() }).collect()
+    parts
+        .map(|part| libc::iovec {
+            iov_base: part.as_ptr().cast_mut().cast(),
+            iov_len: part.len(),
+        })
+        .collect()
 }
 
 /// Vectors of one byte, none, and more.
@@ -235,7 +268,10 @@ fn uneven(mut bytes: &[u8]) -> Vec<libc::iovec> {
 fn room_for(into: &mut [u8], each: usize, most: usize) -> Vec<libc::iovec> {
     into.chunks_mut(each)
         .take(most)
-        .map(|part| libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() })
+        .map(|part| libc::iovec {
+            iov_base: part.as_mut_ptr().cast(),
+            iov_len: part.len(),
+        })
         .collect()
 }
 
