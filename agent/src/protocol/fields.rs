@@ -27,6 +27,10 @@ pub struct Interner {
 
 /// Strings kept; when there are more, the interner begins anew.
 const STRINGS: usize = 4096;
+/// Longest `tracestate` that may have to be carried on (W3C Trace Context §3.3.1.5), bytes.
+const TRACE_STATE: usize = 512;
+/// Captured fields of one head.
+const CAPTURED: usize = 64;
 /// Longest string worth keeping, bytes.
 const STRING: usize = 256;
 
@@ -80,6 +84,7 @@ fn capture(
 ) {
     if let Some(key) = list.iter().find(|k| equal(name, k))
         && let Some(value) = value
+        && into.len() < CAPTURED
     {
         into.push((key.clone(), interner.get(value)));
     }
@@ -135,6 +140,8 @@ impl Request {
             10 if equal(name, "user-agent") => head.user_agent = seen(value, interner),
             10 if equal(name, "tracestate") => {
                 head.tracestate = match (&head.tracestate, value) {
+                    // Too long to be carried on, whatever follows.
+                    (Seen::Value(before), Some(_)) if before.trim().len() > TRACE_STATE => Seen::Value(before.clone()),
                     (Seen::Value(before), Some(more)) => {
                         Seen::Value(Arc::from(format!("{before},{}", String::from_utf8_lossy(more))))
                     }

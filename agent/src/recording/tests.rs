@@ -441,6 +441,37 @@ fn a_block_of_a_thousand_indexes_stays_readable() {
 }
 
 #[test]
+fn a_block_of_ten_thousand_indexes_costs_little() {
+    let names = ["tracestate", "x-keep", "x-y"];
+    for name in names {
+        let mut encoder = loona_hpack::Encoder::new();
+        let value = "v".repeat(3000);
+        let repeated = (0..10_000).map(|_| (name.as_bytes(), value.as_bytes()));
+        let fields: Vec<(&[u8], &[u8])> = repeated.chain([(&b":method"[..], &b"POST"[..])]).collect();
+        let mut wire = Vec::new();
+        push(&mut wire, frame::HEADERS, flag::END_HEADERS, 1, &encoder.encode(fields));
+        let base = Header {
+            connection: 9,
+            pid: 3,
+            ..Header::EMPTY
+        };
+        let open = Header {
+            kind: kind::OPEN,
+            ..base
+        };
+        let frames = Header {
+            kind: kind::FRAMES,
+            flags: flags::ORIGIN,
+            direction: 1,
+            ..base
+        };
+        let (seen, _) = made(&[(open, Open::EMPTY.bytes().to_vec()), (frames, wire)]);
+        let longest = seen.iter().map(String::len).max().unwrap_or_default();
+        assert!(longest < 1_000_000, "{name}: {longest}");
+    }
+}
+
+#[test]
 fn addresses_of_the_kernel_are_not_written() {
     let records = records(&[], true);
     let kept = redacted(&records);

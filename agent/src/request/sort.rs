@@ -18,6 +18,10 @@ pub enum Kind {
 /// A field that waits until it is known what its block is; None is unknown.
 type Held = (Option<Vec<u8>>, Option<Vec<u8>>);
 
+/// Octets of one block that are held; what comes after is unknown. A block of
+/// a few bytes can name a table's entry thousands of times.
+const HELD: usize = 64 * 1024;
+
 /// Takes the fields of a block.
 pub enum HeadSink {
     /// As a request's.
@@ -25,7 +29,7 @@ pub enum HeadSink {
     /// As a response's.
     Response(Response, Opening),
     /// As they come: neither the block's first byte nor the connection's past tells what it is.
-    Held(Vec<Held>),
+    Held(Vec<Held>, usize),
 }
 
 impl Default for HeadSink {
@@ -39,7 +43,7 @@ impl HeadSink {
     pub fn new(opening: Opening, requests: Option<bool>) -> Self {
         match (opening, requests) {
             (Opening::Request, _) | (Opening::Unclear, Some(true)) => HeadSink::Request(Request::default(), opening),
-            (Opening::Unclear, None) => HeadSink::Held(Vec::new()),
+            (Opening::Unclear, None) => HeadSink::Held(Vec::new(), 0),
             _ => HeadSink::Response(Response::default(), opening),
         }
     }
@@ -58,13 +62,21 @@ impl HeadSink {
         match self {
             HeadSink::Request(r, _) => r.field(name, value, allow, interner),
             HeadSink::Response(r, _) => r.field(name, value, allow, interner),
-            HeadSink::Held(fields) => fields.push((name.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec))),
+            HeadSink::Held(fields, octets) => {
+                let length = |text: Option<&[u8]>| text.map_or(0, <[u8]>::len);
+                let before = std::mem::replace(octets, octets.saturating_add(length(name) + length(value) + 32));
+                if *octets <= HELD {
+                    fields.push((name.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec)));
+                } else if before <= HELD {
+                    fields.push((None, None));
+                }
+            }
         }
     }
 
     /// The same, sorted, if it was held: by the pseudo-headers among its fields (RFC 9113 §8.3).
     pub fn settled(self, allow: &Allow, interner: &mut Interner) -> Self {
-        let HeadSink::Held(fields) = self else { return self };
+        let HeadSink::Held(fields, _) = self else { return self };
         let has = |names: &[&[u8]]| {
             fields
                 .iter()

@@ -29,6 +29,9 @@ pub(super) struct Rewriter<'a> {
     opening: Opening,
     block: Vec<u8>,
     full: bool,
+    /// Fields of a block that may be a request's or a response's, and their octets.
+    held: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    octets: usize,
     /// A block was given, field by field.
     given: bool,
     trailer: Vec<u8>,
@@ -47,6 +50,8 @@ impl<'a> Rewriter<'a> {
             opening: Opening::Unclear,
             block: Vec::new(),
             full: false,
+            held: Vec::new(),
+            octets: 0,
             given: false,
             trailer: Vec::new(),
             limit: None,
@@ -124,6 +129,34 @@ impl<'a> Rewriter<'a> {
         }
     }
 
+    /// Appends a field, of a request's block or a response's.
+    fn write(&mut self, name: Option<&[u8]>, value: Option<&[u8]>, request: Option<bool>) {
+        if self.full {
+            return;
+        }
+        let (Some(name), Some(value)) = (name, value) else {
+            encoder::unknown(&mut self.block);
+            self.full = self.block.len() > BLOCK;
+            return;
+        };
+        let value = policy::value(name, value, request, self.allow);
+        if self.block.len() + name.len() + value.len() + 16 > BLOCK {
+            // A block of thousands of indexes: that there was more is kept, not what.
+            self.full = true;
+            encoder::unknown(&mut self.block);
+            return;
+        }
+        // What a block opens is told by its first field's static index.
+        match (self.block.is_empty(), self.opening, name) {
+            (true, Opening::Request, b":authority") => encoder::indexed_name(&mut self.block, 1, value),
+            (true, Opening::Request, b":method") => encoder::indexed_name(&mut self.block, 2, value),
+            (true, Opening::Request, b":path") => encoder::indexed_name(&mut self.block, 4, value),
+            (true, Opening::Request, b":scheme") => encoder::indexed_name(&mut self.block, 6, value),
+            (true, Opening::Response, b":status") => encoder::indexed_name(&mut self.block, 8, value),
+            _ => encoder::literal(&mut self.block, name, value),
+        }
+    }
+
     /// Makes the block as wrong as the one it stands for.
     fn damage(&mut self) {
         match self.opening {
@@ -142,38 +175,37 @@ impl Sink for Rewriter<'_> {
     }
 
     fn field(&mut self, name: Option<&[u8]>, value: Option<&[u8]>) {
-        if self.full {
+        if self.opening == Opening::Unclear && self.requests.is_none() {
+            // What may be kept depends on whose the block is, which its pseudo-headers tell.
+            let takes = |text: Option<&[u8]>| text.map_or(0, <[u8]>::len);
+            self.octets += takes(name) + takes(value);
+            if self.octets <= BLOCK {
+                self.held.push((name.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec)));
+            } else {
+                self.held.push((None, None));
+            }
             return;
         }
-        let (Some(name), Some(value)) = (name, value) else {
-            encoder::unknown(&mut self.block);
-            return;
-        };
-        let value = policy::value(name, value, self.side(), self.allow);
-        if self.block.len() + name.len() + value.len() + 16 > BLOCK {
-            // A block of thousands of indexes: that there was more is kept, not what.
-            self.full = true;
-            encoder::unknown(&mut self.block);
-            return;
-        }
-        // What a block opens is told by its first field's static index.
-        match (self.block.is_empty(), self.opening, name) {
-            (true, Opening::Request, b":authority") => encoder::indexed_name(&mut self.block, 1, value),
-            (true, Opening::Request, b":method") => encoder::indexed_name(&mut self.block, 2, value),
-            (true, Opening::Request, b":path") => encoder::indexed_name(&mut self.block, 4, value),
-            (true, Opening::Request, b":scheme") => encoder::indexed_name(&mut self.block, 6, value),
-            (true, Opening::Response, b":status") => encoder::indexed_name(&mut self.block, 8, value),
-            _ => encoder::literal(&mut self.block, name, value),
-        }
+        self.write(name, value, self.side());
     }
 
     fn signal(&mut self, signal: Signal, _time_ns: u64) {
         if let Signal::Headers { .. } = signal {
+            let held = std::mem::take(&mut self.held);
+            let has = |names: &[&[u8]]| {
+                held.iter()
+                    .any(|(n, _)| n.as_deref().is_some_and(|n| names.contains(&n)))
+            };
             self.shown = match self.opening {
                 Opening::Request => Some(true),
                 Opening::Response => Some(false),
+                Opening::Unclear if has(&[b":method", b":path", b":scheme", b":authority"]) => Some(true),
+                Opening::Unclear if has(&[b":status"]) => Some(false),
                 Opening::Unclear => None,
             };
+            for (name, value) in &held {
+                self.write(name.as_deref(), value.as_deref(), self.shown);
+            }
         }
     }
 
