@@ -22,6 +22,13 @@ pub struct Running {
     child: Child,
 }
 
+/// Has the kernel end this process when the test that started it ends.
+fn die_with_parent() -> std::io::Result<()> {
+    // SAFETY: one system call with integers as arguments.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    Ok(())
+}
+
 impl Running {
     /// Starts it.
     ///
@@ -29,14 +36,9 @@ impl Running {
     /// When it can't be started.
     pub fn start(name: impl Into<String>, command: &mut Command) -> Result<Self> {
         let name = name.into();
-        // SAFETY: between fork and exec the closure makes one system call, which is
+        // SAFETY: between fork and exec `die_with_parent` makes one system call, which is
         // async-signal-safe, and allocates nothing.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
+        unsafe { command.pre_exec(die_with_parent) };
         let child = command
             .spawn()
             .with_context(|| format!("{name}: {command:?} could not be started"))?;

@@ -3,15 +3,15 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::agent::prepare;
 use super::{Failure, Shared};
 use crate::config::{LogFlags, Output};
-use crate::discover::resource::Resources;
-use crate::discover::select;
+use crate::discover::resource::{Config, Resources};
+use crate::discover::{scan, select};
 use crate::pipeline::{Children, Until};
 use crate::recording::recorder::{Progress, Recorder};
 
@@ -34,7 +34,7 @@ pub(crate) struct Args {
 pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
     let prepared = prepare(&args.shared, log, Output::None)?;
     for pid in &args.pid {
-        select::check_pid(*pid).map_err(|e| Failure::Usage(format!("--pid {pid}: {e}")))?;
+        select::check_pid(Path::new(scan::PROC), *pid).map_err(|e| Failure::Usage(format!("--pid {pid}: {e}")))?;
     }
     let path = args.out.display();
     let failed = |e: &dyn std::fmt::Display| format!("--out {path}: {e}");
@@ -46,13 +46,13 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
         .open(&args.out)
         .map_err(|e| Failure::Usage(failed(&e)))?;
     let allow = prepared.allow().clone();
-    let mut agent = prepared.load(Resources::default(), Box::new(Children), |_| {}, &[])?;
+    let mut agent = prepared.load(Resources::new(Config::default()), Box::new(Children), |_| {}, &[])?;
     let progress = Progress::default();
     let recorder = Recorder::new(Box::new(file), allow, agent.stop.clone(), progress.clone())
         .map_err(|e| Failure::Other(failed(&e)))?;
     agent.pipeline.record(recorder);
     let mut names = Vec::new();
-    for pid in select::with_descendants(&args.pid) {
+    for pid in select::with_descendants(Path::new(scan::PROC), &args.pid) {
         if !agent.pipeline.watch(pid) {
             return Err(Failure::Other(format!("process {pid}: the kernel refused to watch it")));
         }
