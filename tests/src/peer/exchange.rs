@@ -13,8 +13,8 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-/// Unknown types are skipped (RFC 9113 §5.5).
-const GREASE: u8 = 0xfa;
+/// PRIORITY_UPDATE (RFC 9218 §7.1), one of the extension frames that are sent at all: skipped (RFC 9113 §5.5).
+const PRIORITY_UPDATE: u8 = 0x10;
 
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
@@ -251,7 +251,7 @@ impl Flights {
             6 => {
                 self.client.extend(frame(PING, 0, 0, b"01234567"));
                 self.client.extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
-                self.client.extend(frame(GREASE, 0xff, stream, &[0xff; 300]));
+                self.client.extend(frame(PRIORITY_UPDATE, 0xff, 0, &[0xff; 300]));
                 self.client.extend(frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1, 0]));
                 self.client.extend(frame(DATA, 0, stream, &[]));
                 self.client.extend(frame(DATA, 0, stream, &message(60)));
