@@ -6,7 +6,7 @@
 //!
 //! # Format
 //! A line, [`MAGIC`], then entries: a little-endian u32, the entry's length,
-//! and the entry. An entry is a [`Header`](tracewire_common::event::Header)
+//! and the entry. An entry is a [`Header`]
 //! and its payload, in the byte order of the machine that recorded. Kinds
 //! below 0x80 are records of the ring buffer, redacted; those of [`kind`] are
 //! the recording's own and say what the core was told beside them.
