@@ -3,6 +3,8 @@
 //! them all.
 //!
 //! `bpf → connection → protocol → request → propagation → span → export`
+//!
+//! [`recording`] stands beside them: it keeps what [`core`] is given, and gives it again.
 
 pub mod attribute;
 pub mod bpf;
@@ -16,6 +18,7 @@ pub mod export;
 pub mod pipeline;
 pub mod propagation;
 pub mod protocol;
+pub mod recording;
 pub mod request;
 pub mod span;
 pub mod telemetry;

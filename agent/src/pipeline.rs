@@ -18,6 +18,7 @@ use crate::core::{Core, Processes};
 use crate::discover::Resource;
 use crate::discover::resource::Resources;
 use crate::export::Exporter;
+use crate::recording::recorder::Recorder;
 use crate::span::Span;
 use crate::telemetry::Counters;
 
@@ -61,6 +62,7 @@ pub struct Pipeline {
     core: Core,
     named: Named,
     chooser: Box<dyn Chooser>,
+    recorder: Option<Recorder>,
     counters: Arc<Counters>,
     spans: Vec<Span>,
     ended: VecDeque<(u64, u32)>,
@@ -106,11 +108,18 @@ impl Pipeline {
             core,
             named,
             chooser,
+            recorder: None,
             counters,
             spans: Vec::new(),
             ended: VecDeque::new(),
             upkeep: Instant::now(),
         })
+    }
+
+    /// Also writes down what the core is given.
+    pub fn record(&mut self, mut recorder: Recorder) {
+        recorder.clock(self.core.boot_to_unix_ns);
+        self.recorder = Some(recorder);
     }
 
     /// Observes a process from now on; false: the kernel refused.
@@ -150,7 +159,11 @@ impl Pipeline {
             self.kernel.unwatch(pid);
         }
         self.turn();
-        self.core.stop(clock::boot_ns(), &mut self.named, &mut self.spans);
+        let now = clock::boot_ns();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.stop(now);
+        }
+        self.core.stop(now, &mut self.named, &mut self.spans);
         self.count();
         if !self.spans.is_empty() {
             self.counters.spans.add(self.spans.len() as u64);
@@ -170,6 +183,7 @@ impl Pipeline {
             core,
             named,
             chooser,
+            recorder,
             kernel,
             spans,
             ended,
@@ -210,19 +224,34 @@ impl Pipeline {
                 }
                 Event::Open { ref header, .. } | Event::Frames { ref header, .. } => {
                     if named.watched.contains(&header.pid) || named.known.contains_key(&header.pid) {
+                        if let Some(recorder) = recorder {
+                            recorder.process(header.pid, &named.resource(header.pid));
+                            recorder.record(record);
+                        }
                         core.event(event, named, spans);
                     }
                 }
-                Event::Close { .. } => core.event(event, named, spans),
+                Event::Close { .. } => {
+                    if let Some(recorder) = recorder {
+                        recorder.record(record);
+                    }
+                    core.event(event, named, spans);
+                }
             }
         });
         self.counters.events.add(count as u64);
         let now = clock::boot_ns();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.tick(now, count);
+        }
         self.core.tick(now, &mut self.named, &mut self.spans);
         while let Some((time_ns, pid)) = self.ended.front().copied()
             && time_ns + AFTERLIFE < now
         {
             self.ended.pop_front();
+            if let Some(recorder) = &mut self.recorder {
+                recorder.exited(pid, time_ns);
+            }
             self.core.exited(pid, time_ns, &mut self.named, &mut self.spans);
             self.named.known.remove(&pid);
             self.named.resources.forget(pid);
@@ -231,6 +260,9 @@ impl Pipeline {
             self.upkeep = Instant::now();
             self.count();
             self.core.boot_to_unix_ns = clock::boot_to_unix_ns();
+            if let Some(recorder) = &mut self.recorder {
+                recorder.clock(self.core.boot_to_unix_ns);
+            }
             self.missed_ends(now);
         }
     }

@@ -56,7 +56,9 @@ pub fn plausible(head: &Head, strict: bool) -> bool {
         frame::HEADERS => !connection && (!strict || (head.flags & !0x2d == 0 && head.length != 0)),
         frame::PRIORITY => !connection && head.length == 5,
         frame::RST_STREAM => !connection && head.length == 4,
-        frame::SETTINGS => connection && head.length % 6 == 0 && (head.flags & flag::ACK == 0 || head.length == 0),
+        frame::SETTINGS => {
+            connection && head.length.is_multiple_of(6) && (head.flags & flag::ACK == 0 || head.length == 0)
+        }
         frame::PUSH_PROMISE => !connection,
         frame::PING => connection && head.length == 8,
         frame::GOAWAY => connection && head.length >= 8,
@@ -289,7 +291,7 @@ fn prefix<I: Io>(stream: u32, m: &mut Message, left_in_frame: u32, io: &mut I) {
     let length = u32::from_be_bytes([p[1], p[2], p[3], p[4]]);
     match p[0] {
         // 2 and 3: the end of a Connect stream.
-        0 | 1 | 2 | 3 => {
+        0..=3 => {
             m.left = length;
             io.put(Head {
                 length: PREFIX,

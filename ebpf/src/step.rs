@@ -140,7 +140,7 @@ fn preface<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
     if turn == Turn::Malformed {
         // What matched is the same in every call, so it need not have been kept.
         let matched = u32::from(have) + used;
-        if matched < 2 || matched > 3 {
+        if !(2..=3).contains(&matched) {
             return other(shared, flow);
         }
         shared.protocol = protocol::HTTP1;

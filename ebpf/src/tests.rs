@@ -308,7 +308,10 @@ fn http1_responses_follow_their_requests() {
     let mut connection = Shared::default();
     let mut request = Flow::default();
     let mut response = Flow::default();
-    let mut io = Slice::default();
+    let mut io = Slice {
+        input: Vec::new(),
+        ..Slice::default()
+    };
     io.input = b"HEAD / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\nGET /u HTTP/1.1\r\nUpgrade: websocket\r\n\r\n".to_vec();
     while !io.input.is_empty() {
         assert_eq!(step(&mut connection, &mut request, &mut io), Step::More);

@@ -62,8 +62,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Measures what observation costs.
-    Bench,
+    /// Measures what observation costs (root).
+    Bench(bench::Arguments),
     /// Checks the manifests in deploy/, without a cluster.
     ValidateDeploy,
     /// Runs a command under other kernels, in virtual machines with this machine's files (root).
@@ -82,7 +82,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         }
         Task::Test { fast } => test::run(*fast),
         Task::Fuzz { seconds } => fuzz::run(*seconds),
-        Task::Bench => bench::run(),
+        Task::Bench(arguments) => bench::run(*arguments),
         Task::ValidateDeploy => validate_deploy::run(),
         Task::Vm(arguments) => return vm::run(arguments),
     }

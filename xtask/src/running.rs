@@ -104,13 +104,20 @@ impl Running {
         }
     }
 
-    /// Asks it to end, and kills it if it does not.
-    pub fn end(&mut self) {
+    /// Asks it to end, if it has not, and does not wait.
+    pub fn ask(&mut self) {
         // Not waited for yet, so the number still names this process and no other.
         if self.ended().is_none()
             && let Some(pid) = Pid::from_raw(self.child.id().cast_signed())
         {
             let _ = kill_process(pid, self.signal);
+        }
+    }
+
+    /// Asks it to end, and kills it if it does not.
+    pub fn end(&mut self) {
+        if self.ended().is_none() {
+            self.ask();
             let deadline = Instant::now() + PATIENCE;
             while self.ended().is_none() && Instant::now() < deadline {
                 std::thread::sleep(PAUSE);

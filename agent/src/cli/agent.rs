@@ -1,4 +1,4 @@
-//! What `attach` and `run` do alike: read the configuration, load the kernel
+//! What `attach`, `run` and `record` do alike: read the configuration, load the kernel
 //! side, start the exporters, end in order.
 
 use std::io::{IsTerminal, Write};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Failure, Shared};
+use super::{Failure, Shared, View};
 use crate::bpf::check;
 use crate::bpf::load::{Kernel, Request};
 use crate::config::{Config, LogFlags, Output};
@@ -26,29 +26,46 @@ use crate::{clock, core};
 /// How long the end may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// A configuration that was found good; nothing is attached yet.
-pub(super) struct Prepared {
+/// A configuration that was found good.
+pub(super) struct Configured {
     config: Config,
-    builder: Builder,
-    allow: Allow,
-    counters: Arc<Counters>,
-    runtime: tokio::runtime::Runtime,
-    exporters: Vec<Box<dyn Exporter>>,
+    pub(super) builder: Builder,
+    pub(super) allow: Allow,
+    pub(super) counters: Arc<Counters>,
+    pub(super) runtime: tokio::runtime::Runtime,
+    pub(super) exporters: Vec<Box<dyn Exporter>>,
+}
+
+/// The same and what is asked of the kernel; nothing is attached yet.
+pub(super) struct Prepared {
+    configured: Configured,
     request: Request,
 }
 
 /// Checks all that can be checked before anything is attached.
 pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Result<Prepared, Failure> {
-    let config = Config::load(&shared.export, log).map_err(|e| Failure::Usage(e.to_string()))?;
-    telemetry::init(config.log_level);
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
+    let configured = configure(&shared.view, log, default)?;
     if !shared.ring_buffer.is_power_of_two() || !(64..=1 << 20).contains(&shared.ring_buffer) {
         return Err(Failure::Usage(format!(
             "--ring-buffer {}: must be a power of two from 64 to 1048576 (KiB)",
             shared.ring_buffer
         )));
+    }
+    let request = Request {
+        ring_bytes: shared.ring_buffer * 1024,
+        connections: shared.connections,
+        rung: shared.hook,
+        ..Request::default()
+    };
+    Ok(Prepared { configured, request })
+}
+
+/// Checks what spans say and where they go, and makes the exporters.
+pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Result<Configured, Failure> {
+    let config = Config::load(&shared.export, log).map_err(|e| Failure::Usage(e.to_string()))?;
+    telemetry::init(config.log_level);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
     }
     let mut conventions = Conventions::default();
     if let Some(list) = &shared.semconv {
@@ -95,20 +112,13 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Resul
             .map_err(|e| Failure::Usage(e.to_string()))?;
         exporters.push(Box::new(exporter));
     }
-    let request = Request {
-        ring_bytes: shared.ring_buffer * 1024,
-        connections: shared.connections,
-        rung: shared.hook,
-        ..Request::default()
-    };
-    Ok(Prepared {
+    Ok(Configured {
         config,
         builder,
         allow,
         counters,
         runtime,
         exporters,
-        request,
     })
 }
 
@@ -116,11 +126,18 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Resul
 pub(super) struct Agent {
     pub(super) pipeline: Pipeline,
     counters: Arc<Counters>,
-    runtime: tokio::runtime::Runtime,
+    pub(super) runtime: tokio::runtime::Runtime,
     exporters: Vec<Box<dyn Exporter>>,
+    /// Set it to end the run.
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 impl Prepared {
+    /// Header fields whose values the user asked for.
+    pub(super) fn allow(&self) -> &Allow {
+        &self.configured.allow
+    }
+
     /// Loads the kernel side; nothing is observed yet.
     pub(super) fn load(
         self,
@@ -142,18 +159,26 @@ impl Prepared {
             }
         }
         tracing::info!(hook = kernel.rung.name(), "kernel programs in place");
-        let core = core::Core::new(self.allow, self.builder, rand::random(), clock::boot_to_unix_ns());
-        let counters = self.counters.clone();
-        let pipeline = Pipeline::new(kernel, core, resources, chooser, counters)
+        let Configured {
+            config,
+            builder,
+            allow,
+            counters,
+            runtime,
+            exporters,
+        } = self.configured;
+        let core = core::Core::new(allow, builder, rand::random(), clock::boot_to_unix_ns());
+        let pipeline = Pipeline::new(kernel, core, resources, chooser, counters.clone())
             .ok_or_else(|| Failure::Other("the kernel programs lack a map: build tracewire anew".into()))?;
-        let _ = &self.config;
+        let _ = &config;
         // SAFETY: malloc_trim takes a number and has no preconditions; loading parsed megabytes of BTF.
         unsafe { libc::malloc_trim(0) };
         Ok(Agent {
             pipeline,
-            counters: self.counters,
-            runtime: self.runtime,
-            exporters: self.exporters,
+            counters,
+            runtime,
+            exporters,
+            stop: Arc::default(),
         })
     }
 }
@@ -161,7 +186,7 @@ impl Prepared {
 impl Agent {
     /// Says that probes are in place, runs to the end, says what was seen.
     pub(super) fn run(self, attached: &str, until: Until) -> Result<(), Failure> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = self.stop;
         let flag = stop.clone();
         self.runtime.spawn(async move {
             use tokio::signal::unix::{SignalKind, signal};

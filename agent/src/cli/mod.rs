@@ -10,6 +10,8 @@ use crate::config::{ExportFlags, LogFlags};
 mod agent;
 mod attach;
 mod check;
+mod record;
+mod replay;
 mod run;
 
 /// Trace services that nobody changed.
@@ -32,6 +34,10 @@ enum Command {
     Attach(attach::Args),
     /// Trace the processes that selectors choose, new ones from their first call
     Run(run::Args),
+    /// Write what the kernel says of these processes to a file, header values that no span needs left out
+    Record(record::Args),
+    /// Make spans of a recording
+    Replay(replay::Args),
     /// Say what this kernel, these privileges and this lockdown allow
     Check(check::Args),
     /// Print a completion script for a shell
@@ -43,9 +49,9 @@ enum Command {
     Manual,
 }
 
-/// Flags that `attach` and `run` share.
+/// Flags about what spans say and where they go.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Shared {
+pub(crate) struct View {
     #[command(flatten)]
     export: ExportFlags,
     /// Keep this request header field (or gRPC metadata) as an attribute; none is kept unless named here
@@ -68,6 +74,13 @@ pub(crate) struct Shared {
         help_heading = "Naming"
     )]
     semconv: Option<String>,
+}
+
+/// Flags that `attach`, `run` and `record` share.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Shared {
+    #[command(flatten)]
+    view: View,
     /// Size of the buffer between kernel and agent, KiB (a power of two)
     #[arg(long, value_name = "KIB", default_value_t = 8192, help_heading = "Kernel")]
     ring_buffer: u32,
@@ -105,6 +118,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Attach(args) => attach::main(args, &cli.log),
         Command::Run(args) => run::main(args, &cli.log),
+        Command::Record(args) => record::main(args, &cli.log),
+        Command::Replay(args) => replay::main(args, &cli.log),
         Command::Check(args) => check::main(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tracewire", &mut std::io::stdout());

@@ -11,9 +11,6 @@ use crate::discover::scan::{self, Listeners};
 use crate::discover::select::{Facts, Selector};
 use crate::pipeline::{Chooser, Until};
 
-/// Where procfs is.
-const PROC: &str = "/proc";
-
 /// Trace what selectors choose.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -40,7 +37,7 @@ impl Chooser for Selection {
 }
 
 fn fits(selector: &Selector, pid: u32, resource: &Resource, ports: &[u16]) -> bool {
-    let executable = scan::executable(Path::new(PROC), pid).unwrap_or_default();
+    let executable = scan::executable(Path::new(scan::PROC), pid).unwrap_or_default();
     let facts = Facts {
         executable: &executable,
         service: &resource.service_name,
@@ -51,7 +48,7 @@ fn fits(selector: &Selector, pid: u32, resource: &Resource, ports: &[u16]) -> bo
 
 /// Processes that are there already and fit.
 fn existing(selector: &Selector) -> Vec<u32> {
-    let proc = Path::new(PROC);
+    let proc = Path::new(scan::PROC);
     let mut resources = Resources::new(Config::default());
     let mut listeners = Listeners::default();
     let mut chosen = scan::processes(proc).unwrap_or_default();

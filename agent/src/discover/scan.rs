@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+/// Where procfs is.
+pub const PROC: &str = "/proc";
+
 /// PF_KTHREAD of `task_struct.flags` (include/linux/sched.h).
 const KERNEL_THREAD: u64 = 0x0020_0000;
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::scan::{Stat, executable, read_lossy};
+use super::scan::{Stat, executable, processes, read_lossy};
 
 /// What is known of a process when it is up for choice.
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +175,26 @@ fn tgid(status: &str) -> Option<u32> {
         .trim()
         .parse()
         .ok()
+}
+
+/// The processes and their children at present; children to come are followed by the kernel side.
+pub fn with_descendants(proc: &Path, pids: &[u32]) -> Vec<u32> {
+    let all: Vec<(u32, u32)> = processes(proc)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|pid| Some((pid, Stat::read(proc, pid).ok()?.parent)))
+        .collect();
+    let mut chosen = pids.to_vec();
+    let mut at = 0;
+    while let Some(parent) = chosen.get(at).copied() {
+        for (pid, of) in &all {
+            if *of == parent && !chosen.contains(pid) && *pid != std::process::id() {
+                chosen.push(*pid);
+            }
+        }
+        at += 1;
+    }
+    chosen
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{
 };
 use tracewire_common::event::{Close, Header, Open, direction, flags, kind};
 use tracewire_common::fault::Fault;
-use tracewire_common::settings::watch;
+use tracewire_common::settings::{ABSENT, watch};
 use tracewire_ebpf::connection::{Connection, Flow, Shared, flow_flag, phase, protocol};
 
 use crate::kernel::emit;
@@ -261,6 +261,10 @@ fn piece(sk: u64, flow_at: *mut Flow, shared_at: *mut Shared, scratch: *mut Scra
         return;
     }
     if cursor.stop == found::EOF {
+        // A receive into no room returns 0 too (grpc-core does that): only the socket knows.
+        if !receive_ended(sk) {
+            return;
+        }
         header.flags = flags::END | common_flags(flow, shared);
         // SAFETY: the scratch begins with the header.
         unsafe { maps::output(scratch.cast(), size_of::<Header>() as u64) };
@@ -354,6 +358,14 @@ fn missed(flow: &mut Flow, n: u32) {
     }
 }
 
+/// Whether no more bytes will be received: the peer closed its side. Where the kernel
+/// keeps that in a bit-field it is not known, and the socket's close tells it.
+#[inline(always)]
+fn receive_ended(sk: u64) -> bool {
+    let at = offset!(sk_shutdown);
+    at != ABSENT as usize && kernel::<u8>(sk.wrapping_add(at as u64)).unwrap_or(0) & RCV_SHUTDOWN != 0
+}
+
 /// Compares where this call's bytes begin with where the last one's ended.
 #[inline(always)]
 fn in_order(sk: u64, flow: &mut Flow, moved: u32, way: u8) {
@@ -376,8 +388,7 @@ fn in_order(sk: u64, flow: &mut Flow, moved: u32, way: u8) {
     let lost = begin.wrapping_sub(expected);
     if lost == 1 && way == direction::RECEIVE {
         // The peer's FIN takes a number of its own, consumed with the last bytes.
-        let shutdown = kernel::<u8>(sk.wrapping_add(offset!(sk_shutdown) as u64)).unwrap_or(0);
-        if shutdown & RCV_SHUTDOWN != 0 {
+        if receive_ended(sk) {
             return;
         }
     }

@@ -17,6 +17,12 @@ pub fn literal(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     string(out, value);
 }
 
+/// Appends the same with the name at `index` (1 to 14) of the static table (RFC 7541 Appendix A).
+pub fn indexed_name(out: &mut Vec<u8>, index: u32, value: &[u8]) {
+    integer::write(out, 0x10, 4, index);
+    string(out, value);
+}
+
 /// Appends a field of which neither name nor value is known.
 pub fn unknown(out: &mut Vec<u8>) {
     integer::write(out, 0x80, 7, FAR);

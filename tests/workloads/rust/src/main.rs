@@ -8,11 +8,11 @@ use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt};
@@ -441,12 +441,30 @@ fn connect(target: &str) -> Result<Channel, tonic::transport::Error> {
     Ok(endpoint.connect_lazy())
 }
 
+/// Gives a permit when a call is due, `rate` times a second. A thread of its
+/// own, because the runtime's timers count milliseconds.
+fn pace(rate: u64) -> Arc<Semaphore> {
+    let due = Arc::new(Semaphore::new(0));
+    let permits = due.clone();
+    std::thread::spawn(move || {
+        let start = Instant::now();
+        for n in 0.. {
+            let at = start + Duration::from_nanos(n * 1_000_000_000 / rate);
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            permits.add_permits(1);
+        }
+    });
+    due
+}
+
 async fn drive(
     target: String,
     scenario: String,
     [total, concurrency, connections]: [usize; 3],
+    rate: u64,
     log: Log,
 ) -> Result<(), Box<dyn Error>> {
+    let due = (rate > 0).then(|| pace(rate));
     let mut channels = Vec::new();
     if scenario != "churn" {
         for _ in 0..connections.max(1) {
@@ -457,9 +475,13 @@ async fn drive(
     let workers: Vec<_> = (0..concurrency.max(1))
         .map(|_| {
             let shared = shared.clone();
+            let due = due.clone();
             tokio::spawn(async move {
                 let (target, scenario, channels, next, log) = &*shared;
                 loop {
+                    if let Some(due) = &due {
+                        due.acquire().await.unwrap().forget();
+                    }
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     if n >= total {
                         return;
@@ -507,7 +529,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             ];
             let delay = number("--start-delay-ms", 0)? as u64;
             sleep(Duration::from_millis(delay)).await;
-            drive(text("--target")?, scenario, counts, log).await
+            let rate = number("--rate", 0)? as u64;
+            drive(text("--target")?, scenario, counts, rate, log).await
         }
         _ => Err("usage: run server|client --log FILE ...".into()),
     }

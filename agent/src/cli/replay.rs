@@ -1,0 +1,48 @@
+//! `tracewire replay`.
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::agent::{configure, default_output};
+use super::{Failure, View};
+use crate::config::LogFlags;
+use crate::core::Core;
+use crate::recording::file::Reader;
+use crate::recording::replay::{Replay, SEED};
+
+/// How long exporters may take to send what they hold.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Make spans of a recording.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What `tracewire record` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    view: View,
+}
+
+pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
+    let path = args.file.display();
+    let failed = |e: &dyn std::fmt::Display| Failure::Usage(format!("{path}: {e}"));
+    let file = File::open(&args.file).map_err(|e| failed(&e))?;
+    let mut reader = Reader::new(BufReader::new(file)).map_err(|e| failed(&e))?;
+    let configured = configure(&args.view, log, default_output())?;
+    let mut exporters = configured.exporters;
+    let mut replay = Replay::new(Core::new(configured.allow, configured.builder, SEED, 0));
+    let result = replay.all(&mut reader, |spans| {
+        configured.counters.spans.add(spans.len() as u64);
+        for exporter in &mut exporters {
+            exporter.export(spans);
+        }
+    });
+    for exporter in &mut exporters {
+        exporter.shutdown(DEADLINE);
+    }
+    let _ = writeln!(std::io::stderr(), "{}", configured.counters.summary());
+    configured.runtime.shutdown_timeout(Duration::from_millis(200));
+    result.map_err(|e| failed(&e))
+}

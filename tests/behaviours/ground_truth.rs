@@ -1,0 +1,171 @@
+//! What a service did is what its spans say: for each gRPC library, each call
+//! is compared with what client and server wrote down themselves. None may be
+//! missing, invented or wrong.
+
+use anyhow::Result;
+use tracewire_tests::session::{Session, Sides};
+use tracewire_tests::workload::{Language, Load};
+use tracewire_tests::{alone, full};
+
+/// Ordinary calls of all kinds.
+fn ordinary(concurrency: u32, connections: u32) -> Vec<Load> {
+    let at = |scenario, calls| {
+        Load::new(scenario, calls * more())
+            .at_once(concurrency)
+            .over(connections)
+    };
+    vec![
+        at("unary", 40),
+        // Every code twice, once in the shade of names that are known already.
+        at("errors", 34),
+        at("server-stream", 24),
+        at("client-stream", 24),
+        at("bidi", 24),
+        at("mixed", 50),
+    ]
+}
+
+/// Calls that are large, short-lived or given up.
+fn odd(concurrency: u32, connections: u32) -> Vec<Load> {
+    let at = |scenario, calls| {
+        Load::new(scenario, calls * more())
+            .at_once(concurrency)
+            .over(connections)
+    };
+    vec![
+        at("large", 6).at_once(concurrency.min(4)),
+        at("metadata", 20),
+        at("churn", 20),
+        at("cancel", 17),
+        at("deadline", 17),
+    ]
+}
+
+fn more() -> u32 {
+    if full() { 5 } else { 1 }
+}
+
+fn check(server: Language, client: Language, loads: &[Load]) -> Result<()> {
+    Session::run(server, client, loads)?.assert_true(Sides::Both);
+    Ok(())
+}
+
+fn one_at_a_time(language: Language) -> Result<()> {
+    let _turn = alone()?;
+    check(language, language, &ordinary(1, 1))?;
+    check(language, language, &odd(1, 1))
+}
+
+fn sixteen_at_once(language: Language) -> Result<()> {
+    let _turn = alone()?;
+    check(language, language, &ordinary(16, 3))?;
+    check(language, language, &odd(16, 3))
+}
+
+fn a_hundred_at_once(language: Language) -> Result<()> {
+    let _turn = alone()?;
+    check(
+        language,
+        language,
+        &[Load::new("mixed", 1000 * more()).at_once(100).over(4)],
+    )
+}
+
+macro_rules! languages {
+    ($($name:ident: $language:ident),* $(,)?) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn calls_one_at_a_time_are_told_as_they_were() -> Result<()> {
+                one_at_a_time(Language::$language)
+            }
+
+            #[test]
+            fn sixteen_calls_at_once_are_told_as_they_were() -> Result<()> {
+                sixteen_at_once(Language::$language)
+            }
+        }
+    )*};
+}
+
+languages! {
+    go: Go,
+    python: Python,
+    python_aio: PythonAio,
+    node: Node,
+    java: Java,
+    cpp: Cpp,
+    rust: Rust,
+}
+
+#[test]
+fn a_hundred_calls_at_once_in_go_are_told_as_they_were() -> Result<()> {
+    a_hundred_at_once(Language::Go)
+}
+
+#[test]
+fn a_hundred_calls_at_once_in_python_are_told_as_they_were() -> Result<()> {
+    a_hundred_at_once(Language::Python)
+}
+
+#[test]
+fn a_hundred_calls_at_once_in_rust_are_told_as_they_were() -> Result<()> {
+    a_hundred_at_once(Language::Rust)
+}
+
+#[test]
+fn a_thousand_calls_on_one_connection_are_told_as_they_were() -> Result<()> {
+    let _turn = alone()?;
+    check(Language::Go, Language::Go, &[Load::new("unary", 1000)])
+}
+
+#[test]
+fn two_hundred_connections_of_one_call_each_are_told_as_they_were() -> Result<()> {
+    let _turn = alone()?;
+    check(Language::Go, Language::Go, &[Load::new("unary", 200).over(200)])
+}
+
+#[test]
+fn services_in_different_languages_are_told_as_they_were() -> Result<()> {
+    let _turn = alone()?;
+    let pairs: Vec<(Language, Language)> = if full() {
+        let all = Language::ALL.into_iter();
+        all.flat_map(|a| Language::ALL.into_iter().filter(move |b| *b != a).map(move |b| (a, b)))
+            .collect()
+    } else {
+        vec![
+            (Language::Go, Language::Java),
+            (Language::Java, Language::Python),
+            (Language::Python, Language::Rust),
+            (Language::Rust, Language::Node),
+            (Language::Node, Language::Cpp),
+            (Language::Cpp, Language::PythonAio),
+            (Language::PythonAio, Language::Go),
+        ]
+    };
+    for (server, client) in pairs {
+        let mixed = Load::new("mixed", 60).at_once(8).over(2);
+        check(
+            server,
+            client,
+            &[
+                mixed,
+                Load::new("metadata", 10),
+                Load::new("churn", 10),
+                Load::new("cancel", 5),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_side_alone_is_told_as_it_was() -> Result<()> {
+    let _turn = alone()?;
+    for sides in [Sides::Clients, Sides::Server] {
+        let loads = [Load::new("mixed", 60).at_once(8).over(2), Load::new("errors", 34)];
+        Session::run_on(Language::Go, Language::Go, &loads, None, sides)?.assert_true(sides);
+    }
+    Ok(())
+}

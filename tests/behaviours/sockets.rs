@@ -1,0 +1,126 @@
+//! Whichever socket a service uses, and however its bytes are cut: the same
+//! spans.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tracewire_tests::agent::{Agent, Report};
+use tracewire_tests::alone;
+use tracewire_tests::folder::Folder;
+use tracewire_tests::peer::{Expected, Flights, Way};
+use tracewire_tests::running::Running;
+use tracewire_tests::session::{Session, Sides};
+use tracewire_tests::span::Span;
+use tracewire_tests::workload::{Language, Load};
+
+fn seen(span: &Span) -> Expected {
+    let text = |name: &str| span.text(name).unwrap_or("absent").to_owned();
+    Expected {
+        kind: if span.kind == "CLIENT" { "CLIENT" } else { "SERVER" },
+        id: span.call_id().unwrap_or("absent").to_owned(),
+        method: text("rpc.method"),
+        code: text("rpc.status_code"),
+        error: span.text("error.type").map(str::to_owned),
+        message: span.status.message.clone(),
+        messages: (
+            span.number("tracewire.request.messages").unwrap_or(-1),
+            span.number("tracewire.response.messages").unwrap_or(-1),
+        ),
+    }
+}
+
+fn observe(family: &str, ways: &[Way]) -> Result<Report> {
+    let folder = Folder::new()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peer"));
+    command
+        .arg(family)
+        .args(ways.iter().map(|way| way.name()))
+        .stdin(Stdio::piped());
+    let mut peer = Running::start("peer", &mut command)?;
+    let agent = Agent::attach(&[peer.pid()], &folder)?;
+    peer.take_stdin().context("stdin")?.write_all(b"go\n")?;
+    let status = peer.wait(Duration::from_secs(60))?;
+    ensure!(status.success(), "the peer failed: {status}");
+    agent.finish()
+}
+
+/// The same spans, whichever way.
+fn check(family: &str, ways: &[Way], address: Option<&str>) -> Result<()> {
+    let _turn = alone()?;
+    let report = observe(family, ways)?;
+    for way in ways {
+        let name = format!("{}-", way.name());
+        let of_way = |span: &&Span| span.call_id().is_some_and(|id| id.starts_with(&name));
+        let mut is: Vec<Expected> = report.spans.iter().filter(of_way).map(seen).collect();
+        let mut wanted = Flights::new(&way.name()).expected;
+        is.sort();
+        wanted.sort();
+        let missing: Vec<_> = wanted.iter().filter(|expected| !is.contains(expected)).collect();
+        let wrong: Vec<_> = is.iter().filter(|span| !wanted.contains(span)).collect();
+        assert!(
+            missing.is_empty() && wrong.is_empty() && is.len() == wanted.len(),
+            "{family} {way:?}: missing {missing:#?}\nwrong {wrong:#?}\n{:?}",
+            report.counters
+        );
+    }
+    assert_eq!(
+        report.spans.len(),
+        ways.len() * Flights::new("").expected.len(),
+        "spans of no call"
+    );
+    for span in &report.spans {
+        assert_eq!(span.text("server.address"), Some("peer.test"), "{span:?}");
+        assert_eq!(span.text("network.peer.address"), address, "{span:?}");
+        if span.kind == "SERVER" {
+            let client = report.spans.iter().find(|client| client.span_id == span.parent_span_id);
+            assert_eq!(client.and_then(Span::call_id), span.call_id(), "the parent of {span:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn frames_cut_anywhere_by_any_system_call_give_the_same_spans() -> Result<()> {
+    check("v4", &Way::ALL, Some("127.0.0.1"))
+}
+
+#[test]
+fn ipv6_connections_are_seen() -> Result<()> {
+    check("v6", &[Way::Whole, Way::Pieces, Way::Vectors], Some("::1"))
+}
+
+#[test]
+fn ipv4_mapped_connections_are_told_by_their_ipv4_address() -> Result<()> {
+    check("mapped", &[Way::Whole, Way::Messages], Some("127.0.0.1"))
+}
+
+#[test]
+fn unix_sockets_are_seen_whichever_system_call_moves_their_bytes() -> Result<()> {
+    check("unix", &Way::ALL, None)
+}
+
+#[test]
+fn socket_pairs_are_seen() -> Result<()> {
+    check("pair", &[Way::Whole, Way::Bytes], None)
+}
+
+/// Libraries name a Unix socket each in their own way: the address is not compared.
+#[test]
+fn services_on_unix_sockets_are_told_as_they_were() -> Result<()> {
+    let _turn = alone()?;
+    for language in [Language::Go, Language::Python, Language::Cpp, Language::Rust] {
+        let path = std::env::temp_dir().join(format!("tracewire-tests-{}.sock", std::process::id()));
+        let address = format!("unix:{}", path.display());
+        let loads = [
+            Load::new("mixed", 60).at_once(8).over(2),
+            Load::new("large", 3),
+            Load::new("churn", 10),
+        ];
+        let session = Session::run_on(language, language, &loads, Some(&address), Sides::Both)?;
+        session.assert_true(Sides::Both);
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
