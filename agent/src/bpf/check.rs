@@ -14,8 +14,8 @@ use super::btf::{self, Btf};
 use super::load::{Error, Kernel, Request, Rung, chain, version};
 use super::privileges::{Privileges, memlock, memlock_counts};
 
-/// Oldest kernel with a ring buffer, CAP_BPF and CAP_PERFMON.
-const OLDEST: (u32, u32) = (5, 8);
+/// Oldest kernel with `bpf_loop`, by which the programs walk a call's bytes.
+const OLDEST: (u32, u32) = (5, 17);
 /// Where the kernel says how far it is locked down (kernel_lockdown(7)).
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
@@ -98,10 +98,9 @@ pub fn report() -> Report {
     items.push(locked_memory(&privileges));
     items.push(process_ids(&privileges));
     items.push(ring_buffer());
-    let has_loop = has_loop();
+    items.push(bpf_loop());
     let (hooks, chosen) = hooks();
     items.extend(hooks);
-    items.push(http1(has_loop));
     items.push(procfs(Path::new("/proc")));
     let works = chosen.is_some() && items.iter().all(|item| item.state != State::Fatal);
     Report {
@@ -157,7 +156,7 @@ fn programs() -> Item {
 fn kernel() -> Item {
     let found = format!("{} {}", release(), std::env::consts::ARCH);
     if version() < OLDEST {
-        let remedy = "needs Linux 5.8 or newer";
+        let remedy = "needs Linux 5.17 or newer, for bpf_loop";
         return Item::lacking("kernel", State::Fatal, found, "nothing can be traced", remedy);
     }
     Item::ok("kernel", found)
@@ -315,22 +314,18 @@ fn ring_buffer() -> Item {
     }
 }
 
-fn has_loop() -> Result<bool, String> {
-    is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop).map_err(|e| chain(&e))
-}
-
-fn http1(has_loop: Result<bool, String>) -> Item {
-    let name = "HTTP/1";
-    match has_loop {
-        Ok(true) => Item::ok(name, "bpf_loop is there"),
+fn bpf_loop() -> Item {
+    let name = "bpf_loop";
+    match is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop) {
+        Ok(true) => Item::ok(name, "there: gRPC, HTTP/2 and HTTP/1 are followed"),
         Ok(false) => Item::lacking(
             name,
-            State::Reduced,
-            "no bpf_loop",
-            "HTTP/1 requests are not seen",
+            State::Fatal,
+            "not in this kernel",
+            "neither HTTP/2 nor HTTP/1 can be followed: nothing can be traced",
             "needs Linux 5.17 or newer",
         ),
-        Err(error) => Item::lacking(name, State::Unknown, error, "", ""),
+        Err(error) => Item::lacking(name, State::Unknown, chain(&error), "", ""),
     }
 }
 
