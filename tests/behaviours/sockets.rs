@@ -34,7 +34,10 @@ fn seen(span: &Span) -> Expected {
 fn observe(family: &str, ways: &[Way]) -> Result<Report> {
     let folder = Folder::new()?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_peer"));
-    command.arg(family).args(ways.iter().map(|way| way.name())).stdin(Stdio::piped());
+    command
+        .arg(family)
+        .args(ways.iter().map(|way| way.name()))
+        .stdin(Stdio::piped());
     let mut peer = Running::start("peer", &mut command)?;
     let agent = Agent::attach(&[peer.pid()], &folder)?;
     peer.take_stdin().context("stdin")?.write_all(b"go\n")?;
@@ -49,9 +52,18 @@ fn differences(way: Way, report: &Report) -> (Vec<String>, Vec<String>) {
     let of_way = |span: &&Span| span.call_id().is_some_and(|id| id.starts_with(&name));
     let is: Vec<Expected> = report.spans.iter().filter(of_way).map(seen).collect();
     let wanted = Flights::new(&way.name()).expected;
-    let missing = wanted.iter().filter(|expected| !is.contains(expected)).map(|e| format!("missing: {e:?}"));
-    let wrong = is.iter().enumerate().filter(|(i, span)| !wanted.contains(span) || is[..*i].contains(span));
-    (missing.collect(), wrong.map(|(_, span)| format!("wrong or twice: {span:?}")).collect())
+    let missing = wanted
+        .iter()
+        .filter(|expected| !is.contains(expected))
+        .map(|e| format!("missing: {e:?}"));
+    let wrong = is
+        .iter()
+        .enumerate()
+        .filter(|(i, span)| !wanted.contains(span) || is[..*i].contains(span));
+    (
+        missing.collect(),
+        wrong.map(|(_, span)| format!("wrong or twice: {span:?}")).collect(),
+    )
 }
 
 /// The same spans, whichever way; of the `rough` ways nothing wrong.
@@ -79,8 +91,17 @@ fn check(family: &str, ways: &[Way], rough: &[Way], address: Option<&str>) -> Re
         }
     }
     problems.sort_by_key(|line| std::cmp::Reverse(line.starts_with("wrong")));
-    let shown = problems.iter().take(60).map(|line| format!("  {line}\n")).collect::<String>();
-    assert!(problems.is_empty(), "{family}: {} problems\n{shown}{:?}", problems.len(), report.counters);
+    let shown = problems
+        .iter()
+        .take(60)
+        .map(|line| format!("  {line}\n"))
+        .collect::<String>();
+    assert!(
+        problems.is_empty(),
+        "{family}: {} problems\n{shown}{:?}",
+        problems.len(),
+        report.counters
+    );
     Ok(())
 }
 
@@ -116,7 +137,11 @@ fn services_on_unix_sockets_are_told_as_they_were() -> Result<()> {
     for language in [Language::Go, Language::Python, Language::Cpp, Language::Rust] {
         let path = std::env::temp_dir().join(format!("tracewire-tests-{}.sock", std::process::id()));
         let address = format!("unix:{}", path.display());
-        let loads = [Load::new("mixed", 60).at_once(8).over(2), Load::new("large", 3), Load::new("churn", 10)];
+        let loads = [
+            Load::new("mixed", 60).at_once(8).over(2),
+            Load::new("large", 3),
+            Load::new("churn", 10),
+        ];
         let session = Session::run_on(language, language, &loads, Some(&address), Sides::Both)?;
         session.assert_true(Sides::Both);
         let _ = std::fs::remove_file(path);

@@ -16,7 +16,7 @@ pub enum Kind {
 }
 
 /// A field that waits until it is known what its block is; None is unknown.
-type Held = (Option<Vec<u8>>, Option<Vec<u8>>);
+pub type Held = (Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// Octets of one block that are held; what comes after is unknown. A block of
 /// a few bytes can name a table's entry thousands of times.

@@ -66,7 +66,12 @@ fn message(length: usize) -> Vec<u8> {
     let mut bytes = vec![0];
     bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
     // Bytes that look like frame headers and HTTP must not be taken for them.
-    bytes.extend(b"\0\0\x04\x01\x05\0\0\0\x01HTTP/1.1 200 OK\r\n\r\n".iter().cycle().take(length));
+    bytes.extend(
+        b"\0\0\x04\x01\x05\0\0\0\x01HTTP/1.1 200 OK\r\n\r\n"
+            .iter()
+            .cycle()
+            .take(length),
+    );
     bytes
 }
 
@@ -178,11 +183,13 @@ impl Flights {
     }
 
     fn answer(&mut self, stream: u32, first: bool, data: &[u8], code: u32, text: Option<&str>) {
-        self.server.extend(frame(HEADERS, END_HEADERS, stream, &response(first)));
+        self.server
+            .extend(frame(HEADERS, END_HEADERS, stream, &response(first)));
         if !data.is_empty() {
             self.server.extend(frame(DATA, 0, stream, data));
         }
-        self.server.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &trailers(code, text)));
+        self.server
+            .extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &trailers(code, text)));
     }
 
     fn call(&mut self, number: usize, id: &str) {
@@ -192,11 +199,13 @@ impl Flights {
         match number {
             // Trailers only, with a message beyond ASCII.
             1 => {
-                self.client.extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
+                self.client
+                    .extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
                 self.client.extend(frame(DATA, END_STREAM, stream, &message(20)));
                 let mut block = response(false);
                 block.extend(trailers(5, Some("na%C3%AFve 100 %25")));
-                self.server.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &block));
+                self.server
+                    .extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &block));
                 self.expect(id, &method, "NOT_FOUND", Some("naïve 100 %"), (1, 0));
             }
             // Padding, priority, a block in three frames.
@@ -219,7 +228,8 @@ impl Flights {
             }
             // Messages that do not end where frames do.
             3 => {
-                self.client.extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
+                self.client
+                    .extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
                 let mut data = message(40);
                 data.extend(message(50));
                 let (first, rest) = data.split_at(3);
@@ -235,22 +245,26 @@ impl Flights {
             }
             // The client gives up.
             4 => {
-                self.client.extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
+                self.client
+                    .extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
                 self.client.extend(frame(DATA, END_STREAM, stream, &message(5)));
                 self.client.extend(frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes()));
                 self.expect(id, &method, "CANCELLED", None, (1, 0));
             }
             // The server does not want it.
             5 => {
-                self.client.extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
+                self.client
+                    .extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
                 self.client.extend(frame(DATA, END_STREAM, stream, &message(5)));
-                self.server.extend(frame(RST_STREAM, 0, stream, &REFUSED_STREAM.to_be_bytes()));
+                self.server
+                    .extend(frame(RST_STREAM, 0, stream, &REFUSED_STREAM.to_be_bytes()));
                 self.expect(id, &method, "UNAVAILABLE", None, (1, 0));
             }
             // Frames of other kinds in between.
             6 => {
                 self.client.extend(frame(PING, 0, 0, b"01234567"));
-                self.client.extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
+                self.client
+                    .extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
                 self.client.extend(frame(PRIORITY_UPDATE, 0xff, 0, &[0xff; 300]));
                 self.client.extend(frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1, 0]));
                 self.client.extend(frame(DATA, 0, stream, &[]));
@@ -261,8 +275,10 @@ impl Flights {
                 self.expect(id, &method, "INTERNAL", Some("broken"), (1, 0));
             }
             _ => {
-                self.client.extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
-                self.client.extend(frame(DATA, END_STREAM, stream, &message(10 * number)));
+                self.client
+                    .extend(frame(HEADERS, END_HEADERS, stream, &request(number, &path, id, 0)));
+                self.client
+                    .extend(frame(DATA, END_STREAM, stream, &message(10 * number)));
                 self.answer(stream, number == 0, &message(500), 0, None);
                 self.expect(id, &method, "OK", None, (1, 1));
             }

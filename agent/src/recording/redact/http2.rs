@@ -30,7 +30,7 @@ pub(super) struct Rewriter<'a> {
     block: Vec<u8>,
     full: bool,
     /// Fields of a block that may be a request's or a response's, and their octets.
-    held: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    held: Vec<crate::request::sort::Held>,
     octets: usize,
     /// A block was given, field by field.
     given: bool,
