@@ -130,7 +130,7 @@ fn service(name: &'static str, arguments: &[&str], keep: bool, stop: &Stop) -> R
 /// output, the traces, goes where this program's goes.
 fn attach(services: &[&Running], stop: &Stop) -> Result<Running> {
     let mut attach = command(place::agent());
-    attach.args(["attach", "--output", "console"]).stderr(Stdio::piped());
+    attach.args(["attach", "--output", "tree"]).stderr(Stdio::piped());
     for service in services {
         attach.args(["--pid", &service.pid().to_string()]);
     }
