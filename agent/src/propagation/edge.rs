@@ -28,10 +28,29 @@ enum Name {
     Unix { local: u64, remote: u64 },
 }
 
+impl Name {
+    /// The same connection as its other end names it.
+    fn turned(self) -> Self {
+        match self {
+            Name::Ip { netns, local, remote } => Name::Ip {
+                netns,
+                local: remote,
+                remote: local,
+            },
+            Name::Unix { local, remote } => Name::Unix {
+                local: remote,
+                remote: local,
+            },
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct End {
     name: Name,
     origin: bool,
+    /// The other end, once both were seen. It stays, since ports and addresses of sockets come again.
+    partner: Option<u64>,
 }
 
 /// What the client's end of a stream knows.
@@ -76,8 +95,19 @@ impl Edges {
             _ => return,
         };
         let key = opened.peer.connection;
-        self.by_name.insert(name, key);
-        self.ends.insert(key, End { name, origin });
+        if let Some(old) = self.by_name.insert(name, key)
+            && old != key
+        {
+            // A name is taken anew only when its old bearer is gone.
+            self.closed(old);
+        }
+        let free = |end: &End| end.partner.is_none();
+        let partner = self.by_name.get(&name.turned()).copied();
+        let partner = partner.filter(|p| *p != key && self.ends.get(p).is_some_and(free));
+        if let Some(end) = partner.and_then(|p| self.ends.get_mut(&p)) {
+            end.partner = Some(key);
+        }
+        self.ends.insert(key, End { name, origin, partner });
     }
 
     /// A connection is gone; its end is remembered for a while, since the other end may report later.
@@ -97,18 +127,7 @@ impl Edges {
 
     /// The other end of a connection, if it is observed too.
     pub fn other_end(&self, connection: u64) -> Option<u64> {
-        let other = match self.ends.get(&connection)?.name {
-            Name::Ip { netns, local, remote } => Name::Ip {
-                netns,
-                local: remote,
-                remote: local,
-            },
-            Name::Unix { local, remote } => Name::Unix {
-                local: remote,
-                remote: local,
-            },
-        };
-        self.by_name.get(&other).copied()
+        self.ends.get(&connection)?.partner
     }
 
     /// Whether streams of both ends can be told by number: HTTP/2's are on the
@@ -144,5 +163,50 @@ impl Edges {
     /// What the client's end of a stream knows.
     pub fn caller(&mut self, connection: u64, stream: u32) -> Option<&mut Caller> {
         self.callers.get_mut(&(connection, stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::Peer;
+
+    fn unix(connection: u64, socket: u64, peer_socket: u64) -> Opened {
+        let peer = Peer {
+            connection,
+            transport: Transport::Unix,
+            local: None,
+            remote: None,
+        };
+        Opened {
+            peer,
+            netns: 1,
+            socket,
+            peer_socket,
+        }
+    }
+
+    #[test]
+    fn a_socket_at_the_address_of_one_that_is_gone_is_not_its_heir() {
+        let mut edges = Edges::default();
+        edges.opened(&unix(1, 0xa, 0xb), true);
+        edges.opened(&unix(2, 0xb, 0xa), true);
+        // The same addresses again; the first pair's ends were never told.
+        edges.opened(&unix(3, 0xa, 0xb), true);
+        assert_eq!(edges.other_end(3), None);
+        edges.opened(&unix(4, 0xb, 0xa), true);
+        for (one, other) in [(1, 2), (3, 4)] {
+            assert_eq!(edges.other_end(one), Some(other));
+            assert_eq!(edges.other_end(other), Some(one));
+        }
+    }
+
+    #[test]
+    fn the_end_that_is_seen_late_finds_one_that_is_closed() {
+        let mut edges = Edges::default();
+        edges.opened(&unix(1, 0xa, 0xb), true);
+        edges.closed(1);
+        edges.opened(&unix(2, 0xb, 0xa), true);
+        assert_eq!(edges.other_end(2), Some(1));
     }
 }
