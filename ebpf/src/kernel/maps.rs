@@ -205,41 +205,43 @@ pub fn setting_at<const AT: usize>() -> u32 {
 #[inline(always)]
 pub fn watched(pid: u32) -> Option<u32> {
     // SAFETY: the value is an integer that only the agent and `watch` write, whole.
-    unsafe { PROCESSES.get(&pid) }.copied()
+    unsafe { PROCESSES.get(pid) }.copied()
 }
 
 #[inline(always)]
 pub fn watch(pid: u32, how: u32) {
-    let _ = PROCESSES.insert(&pid, &how, 0);
+    let _ = PROCESSES.insert(pid, how, 0);
 }
 
 #[inline(always)]
 pub fn unwatch(pid: u32) {
-    let _ = PROCESSES.remove(&pid);
+    let _ = PROCESSES.remove(pid);
 }
 
 #[inline(always)]
 pub fn port_chosen(port: u32) -> bool {
-    PORTS.get_ptr(&port).is_some()
+    PORTS.get_ptr(port).is_some()
 }
 
 #[inline(always)]
 pub fn connection(cookie: u64) -> Option<*mut Connection> {
-    CONNECTIONS.get_ptr_mut(&cookie)
+    CONNECTIONS.get_ptr_mut(cookie)
 }
 
 #[inline(always)]
 pub fn add_connection(cookie: u64) -> Option<*mut Connection> {
-    if CONNECTIONS.insert(&cookie, &EMPTY, 0).is_err() {
+    // By reference: a copy of it would not fit the stack.
+    let empty: &Connection = &EMPTY;
+    if CONNECTIONS.insert(cookie, empty, 0).is_err() {
         count(Fault::ConnectionsFull);
         return None;
     }
-    CONNECTIONS.get_ptr_mut(&cookie)
+    CONNECTIONS.get_ptr_mut(cookie)
 }
 
 #[inline(always)]
 pub fn forget_connection(cookie: u64) {
-    let _ = CONNECTIONS.remove(&cookie);
+    let _ = CONNECTIONS.remove(cookie);
 }
 
 #[inline(always)]
@@ -260,15 +262,15 @@ pub fn forget_stream(key: &StreamKey) {
 #[inline(always)]
 pub fn multi(tid: u32) -> u32 {
     // SAFETY: the value is an integer that only this thread's programs write.
-    unsafe { MULTI.get(&tid) }.copied().unwrap_or(0)
+    unsafe { MULTI.get(tid) }.copied().unwrap_or(0)
 }
 
 #[inline(always)]
 pub fn set_multi(tid: u32, done: u32) {
     if done == 0 {
-        let _ = MULTI.remove(&tid);
+        let _ = MULTI.remove(tid);
     } else {
-        let _ = MULTI.insert(&tid, &done, 0);
+        let _ = MULTI.insert(tid, done, 0);
     }
 }
 

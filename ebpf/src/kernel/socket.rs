@@ -202,7 +202,8 @@ pub fn transferred_at(sk: u64, moved: i32, way: u8, id: u64, regs: u64) {
 fn observe(sk: u64, cookie: u64, moved: i32, way: u8, id: u64, regs: u64) {
     let Some(scratch) = maps::scratch(way) else { return };
     // SAFETY: a live element of a per-CPU map that only this program uses on this CPU.
-    let (cursor, header) = unsafe { (&mut (*scratch).cursor, &mut (*scratch).header) };
+    let parts = unsafe { &mut *scratch };
+    let (cursor, header) = (&mut parts.cursor, &mut parts.header);
     cursor.stop = find(cursor, regs, moved, way == direction::SEND, id as u32);
     cursor.moved = moved as u32;
     cursor.dry = 0;
@@ -238,13 +239,8 @@ fn observe(sk: u64, cookie: u64, moved: i32, way: u8, id: u64, regs: u64) {
         return;
     }
     // SAFETY: as above; `way` is 0 or 1.
-    let flow: *mut Flow = unsafe {
-        if way == direction::SEND {
-            &raw mut (*connection).flows[1]
-        } else {
-            &raw mut (*connection).flows[0]
-        }
-    };
+    let flows: *mut Flow = unsafe { &raw mut (*connection).flows }.cast();
+    let flow = flows.wrapping_add(usize::from(way == direction::SEND));
     piece(sk, flow, shared, scratch, way);
 }
 
@@ -256,7 +252,8 @@ fn piece(sk: u64, flow_at: *mut Flow, shared_at: *mut Shared, scratch: *mut Scra
     // SAFETY: as above, another member.
     let shared = unsafe { &mut *shared_at };
     // SAFETY: a live element of a per-CPU map that only this program uses on this CPU.
-    let (cursor, header) = unsafe { (&mut (*scratch).cursor, &mut (*scratch).header) };
+    let parts = unsafe { &mut *scratch };
+    let (cursor, header) = (&mut parts.cursor, &mut parts.header);
     if flow.phase == phase::DEAD {
         return;
     }
@@ -416,7 +413,8 @@ fn prove(walk: &mut Walk, flow: &mut Flow, shared: &mut Shared) -> bool {
     if shared.protocol != protocol::HTTP1 && walk.at().moved >= PROOF {
         let (flow_at, shared_at) = (walk.flow, walk.shared);
         // SAFETY: a live element of a per-CPU map that only this program uses on this CPU.
-        let (dry, dry_shared) = unsafe { (&mut (*walk.scratch).dry, &mut (*walk.scratch).dry_shared) };
+        let parts = unsafe { &mut *walk.scratch };
+        let (dry, dry_shared) = (&mut parts.dry, &mut parts.dry_shared);
         *dry = Flow::EMPTY;
         dry.phase = phase::HEAD;
         dry.flags = flow_flag::DRY;
@@ -462,7 +460,9 @@ fn open(sk: u64, cookie: u64, way: u8, scratch: *mut Scratch) -> Option<*mut Con
         return None;
     }
     // SAFETY: a live element of a per-CPU map that only this program uses on this CPU; the data is larger than an `Open` and aligned to 8 bytes behind the header.
-    let open = unsafe { &mut *(&raw mut (*scratch).data).cast::<Open>() };
+    let data = unsafe { &raw mut (*scratch).data };
+    // SAFETY: as above.
+    let open = unsafe { &mut *data.cast::<Open>() };
     open.family = family;
     open.role = 0;
     open.netns = 0;

@@ -232,9 +232,9 @@ unsafe extern "C" fn scan_step<B: Bytes>(at: u64, scan: *mut Scan) -> i64 {
     let scan = unsafe { &mut *scan };
     let at = opaque(at) & (WINDOW as u64 - 1);
     // SAFETY: live elements of maps.
-    let window = unsafe { &raw const (*scan.scratch).window }.cast::<u8>();
+    let scratch = unsafe { &*scan.scratch };
     // SAFETY: `at` is below the window's size.
-    let c = unsafe { *window.add(at as usize) };
+    let c = unsafe { *scratch.window.get_unchecked(at as usize) };
     // SAFETY: as in `Walk::one`.
     let http1 = unsafe { &mut *scan.http1 };
     scan.used += 1;
@@ -292,7 +292,7 @@ impl Io for Walk {
         // SAFETY: a live element of a per-CPU map.
         let scratch = unsafe { &*self.scratch };
         // SAFETY: `at` is below the window's size.
-        unsafe { *scratch.window.as_ptr().add(at as usize) }
+        unsafe { *scratch.window.get_unchecked(at as usize) }
     }
 
     /// Without `bpf_loop` (before 5.17) HTTP/1 is not followed: every head is malformed.
