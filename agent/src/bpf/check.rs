@@ -2,6 +2,7 @@
 //! be tried is tried, and what is concluded from a version says so.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use aya::maps::MapType;
@@ -97,11 +98,17 @@ pub fn report() -> Report {
     items.extend(capabilities(&privileges, version()));
     items.push(locked_memory(&privileges));
     items.push(process_ids(&privileges));
-    items.push(ring_buffer());
-    items.push(bpf_loop());
-    let (hooks, chosen) = hooks();
-    items.extend(hooks);
     items.push(procfs(Path::new("/proc")));
+    let stopped = items.iter().any(|item| item.state == State::Fatal);
+    let chosen = if stopped {
+        None
+    } else {
+        items.push(ring_buffer());
+        items.push(bpf_loop());
+        let (hooks, chosen) = hooks();
+        items.extend(hooks);
+        chosen
+    };
     let works = chosen.is_some() && items.iter().all(|item| item.state != State::Fatal);
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -232,8 +239,7 @@ fn capabilities(has: &Privileges, version: (u32, u32)) -> Vec<Item> {
             "CAP_SYS_PTRACE",
             has.sys_ptrace,
             State::Reduced,
-            "other users' processes: their executable, environment and sockets are not read, so their service.name is \
-             poorer and `run` can't choose them by it",
+            "other users' processes can't be looked at: see /proc below",
             "add the capability",
         ),
         item(
@@ -421,22 +427,35 @@ fn hooks() -> (Vec<Item>, Option<Rung>) {
 /// `proc`: root of procfs.
 fn procfs(proc: &Path) -> Item {
     let name = "/proc";
-    let first = proc.join("1");
-    if !first.is_dir() {
+    if !proc.join("1").is_dir() {
         let without = "processes of other users are not found, so `run` can't choose them";
         let remedy = "mount it without hidepid, or run it as root";
         return Item::lacking(name, State::Reduced, "process 1 is hidden", without, remedy);
     }
-    match fs::read_link(first.join("exe")).and_then(|_| fs::read(first.join("environ"))) {
-        Ok(_) => Item::ok(name, "other users' processes can be read"),
-        Err(error) => Item::lacking(
-            name,
-            State::Reduced,
-            format!("process 1 can't be read: {error}"),
-            "other users' processes have a poorer service.name and resource",
-            "run it as root, or with CAP_SYS_PTRACE",
-        ),
+    let (mut seen, mut closed) = (0, 0);
+    let processes = fs::read_dir(proc)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    for process in processes {
+        // Kernel threads have no executable.
+        match fs::read_link(process.join("exe")) {
+            Ok(_) => seen += 1,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => closed += 1,
+            Err(_) => {}
+        }
     }
+    if closed == 0 {
+        return Item::ok(name, format!("all {seen} processes can be read"));
+    }
+    Item::lacking(
+        name,
+        State::Reduced,
+        format!("{closed} of {} processes can't be read", seen + closed),
+        "their service.name is poorer, and `run` can't choose them by executable or service",
+        "run it as root, or with CAP_SYS_PTRACE; leave it if they are not to be traced",
+    )
 }
 
 #[cfg(test)]

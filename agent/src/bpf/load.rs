@@ -2,7 +2,7 @@
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, FExit, Program, ProgramError, RawTracePoint};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use tracewire_common::fault;
 use tracewire_common::plain::Plain;
 use tracewire_common::settings::{Settings, watch};
@@ -120,7 +120,15 @@ impl Kernel {
             match_ports: u32::from(request.match_ports),
         };
         let kernel_types = aya::Btf::from_sys_fs().map_err(|e| Error::Load(chain(&e)))?;
+        // The trace of a large program takes the kernel minutes to write; the end of it is enough for a message.
+        let verbose = std::env::var_os("TRACEWIRE_VERIFIER_LOG").is_some_and(|v| v == "trace");
+        let log_level = if verbose {
+            VerifierLogLevel::default()
+        } else {
+            VerifierLogLevel::STATS
+        };
         let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(log_level)
             .btf(Some(&kernel_types))
             .override_global("OFFSETS", offsets.bytes(), true)
             .override_global("SETTINGS", settings.bytes(), true)

@@ -51,6 +51,7 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Resul
             shared.ring_buffer
         )));
     }
+    check::preflight().map_err(Failure::Other)?;
     let request = Request {
         ring_bytes: shared.ring_buffer * 1024,
         connections: shared.connections,
@@ -146,7 +147,6 @@ impl Prepared {
         change: impl FnOnce(&mut Request),
         ports: &[u16],
     ) -> Result<Agent, Failure> {
-        check::preflight().map_err(Failure::Other)?;
         let mut request = self.request;
         change(&mut request);
         let mut kernel = Kernel::load(request).map_err(|e| Failure::Other(e.to_string()))?;
