@@ -35,17 +35,13 @@ fn odd(concurrency: u32, connections: u32) -> Vec<Load> {
     vec![
         at("large", 6).at_once(concurrency.min(4)),
         at("metadata", 20),
-        at("churn", 20),
+        at("churn", 20).at_once(concurrency.min(4)),
     ]
 }
 
 /// Calls that are given up.
 fn given_up(concurrency: u32, connections: u32) -> Vec<Load> {
-    let at = |scenario| {
-        Load::new(scenario, 17 * more())
-            .at_once(concurrency)
-            .over(connections)
-    };
+    let at = |scenario| Load::new(scenario, 17 * more()).at_once(concurrency).over(connections);
     vec![at("cancel"), at("deadline")]
 }
 
@@ -166,11 +162,7 @@ fn services_in_different_languages_are_told_as_they_were() -> Result<()> {
         check(
             server,
             client,
-            &[
-                mixed,
-                Load::new("metadata", 10),
-                Load::new("churn", 10),
-            ],
+            &[mixed, Load::new("metadata", 10), Load::new("churn", 10)],
         )?;
     }
     Ok(())

@@ -238,14 +238,22 @@ impl Assembler {
             self.counts.malformed += 1;
             connection.lose(way);
         }
-        if header.flags & flags::END != 0 {
-            connection.ended(header.time_ns, 0, out);
+        // A server may still answer a client that sends no more (RFC 9112 §9.6): the close ends that.
+        if header.flags & flags::END != 0 && (connection.role != Some(Role::Server) || connection.queue.is_empty()) {
+            connection.ended(header.time_ns, Outcome::ConnectionLost { error: 0 }, out);
         }
     }
 
     fn close(&mut self, key: u64, time_ns: u64, error: u32, out: &mut Vec<Output>) {
         if let Some(mut connection) = self.connections.remove(&key) {
-            connection.ended(time_ns, error, out);
+            // Closed by the observed process itself, with no word of what it thought of the calls
+            // that were open: cancelled, too late, or not waited for.
+            let lost = if error == 0 {
+                Outcome::Unfinished
+            } else {
+                Outcome::ConnectionLost { error }
+            };
+            connection.ended(time_ns, lost, out);
             for half in &connection.halves {
                 self.counts.hpack_unknown += half.http2.unknown_indexes();
             }
@@ -580,8 +588,7 @@ impl Connection {
     }
 
     /// No more bytes will come.
-    fn ended(&mut self, time_ns: u64, error: u32, out: &mut Vec<Output>) {
-        let lost = Outcome::ConnectionLost { error };
+    fn ended(&mut self, time_ns: u64, lost: Outcome, out: &mut Vec<Output>) {
         let streams: Vec<u32> = self.streams.keys().copied().collect();
         for key in streams {
             if let Some(open) = self.streams.remove(&key) {
@@ -590,7 +597,8 @@ impl Connection {
             }
         }
         while let Some((number, open)) = self.queue.pop_front() {
-            let whole = error == 0 && open.until_close && open.response.status.value().is_some();
+            let orderly = !matches!(lost, Outcome::ConnectionLost { error } if error != 0);
+            let whole = orderly && open.until_close && open.response.status.value().is_some();
             self.finish_http1(number, open, time_ns, if whole { Outcome::Complete } else { lost }, out);
         }
         self.settle(out);

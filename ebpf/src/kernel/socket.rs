@@ -166,7 +166,12 @@ pub fn transferred(sk: *const core::ffi::c_void, moved: i32, way: u8) {
     let Some(how) = maps::watched((id >> 32) as u32) else {
         return;
     };
-    if how == watch::IGNORED || moved < 0 || sk.is_null() {
+    if how == watch::IGNORED || sk.is_null() {
+        return;
+    }
+    if moved < 0 {
+        // It ends a sendmmsg or recvmmsg; the thread's next one begins anew.
+        maps::set_multi(id as u32, 0);
         return;
     }
     // SAFETY: `sk` is the tracepoint's own `struct sock *`.
