@@ -140,8 +140,11 @@ fn main() {
         let resource_spans = group_spans_by_resource_and_scope(batch, &sdk_resource);
         ExportTraceServiceRequest { resource_spans }.encode_to_vec().len()
     });
-    measure("opentelemetry-proto messages (used)", || {
+    measure("opentelemetry-proto messages", || {
         tracewire::export::otlp::request(&spans).encode_to_vec().len()
+    });
+    measure("encoded directly (used)", || {
+        tracewire::export::otlp::encoded(&spans).len()
     });
     let mut json = JsonExporter::new(std::io::sink(), Arc::default());
     measure("JSON lines", || {

@@ -2,8 +2,8 @@
 //! bounded queue takes what it can, a background task sends it in batches, and
 //! what finds no room, no receiver or no time is dropped and counted by cause.
 //!
-//! Built on opentelemetry-proto's messages and client instead of
-//! opentelemetry-otlp's `SpanExporter`, which takes one resource a request
+//! Encoded directly ([`encode`]), tested against opentelemetry-proto's messages,
+//! instead of opentelemetry-otlp's `SpanExporter`, which takes one resource a request
 //! (the agent has one a process), tells nobody how many spans a partial
 //! success left out, and gives up retrying after one request's timeout.
 //! `examples/otlp_bench.rs` measures both.
@@ -22,6 +22,8 @@ use crate::config::{self, Batch};
 use crate::span::Span;
 use crate::telemetry::Counters;
 
+mod codec;
+mod encode;
 mod endpoint;
 mod message;
 mod retry;
@@ -82,7 +84,7 @@ impl OtlpExporter {
             Transport::new(otlp, &target)?
         };
         tracing::debug!(endpoint = %target.url, protocol = ?otlp.protocol.value, headers = ?otlp.headers, "OTLP export");
-        let queue = Arc::new(Queue::new(batch.max_queue_size));
+        let queue = Arc::new(Queue::new(batch.max_queue_size, batch.max_export_batch_size));
         let (stop, stopped) = watch::channel(None);
         let (finish, finished) = mpsc::sync_channel(1);
         let worker = Worker {
@@ -144,49 +146,74 @@ impl Drop for OtlpExporter {
     }
 }
 
-/// Spans that wait, and the number of those under way.
+/// Spans that wait, encoded, and the number of those under way.
 struct Queue {
-    spans: Mutex<VecDeque<Span>>,
+    waiting: Mutex<Waiting>,
     limit: usize,
+    batch_size: usize,
     /// Woken when a batch is full.
     filled: Notify,
     /// Spans taken by the worker and not yet accounted for. Whoever sets it to zero accounts.
     in_flight: AtomicU64,
 }
 
+#[derive(Default)]
+struct Waiting {
+    batches: VecDeque<encode::Batch>,
+    spans: usize,
+}
+
 impl Queue {
-    fn new(limit: usize) -> Self {
+    fn new(limit: usize, batch_size: usize) -> Self {
         Queue {
-            spans: Mutex::default(),
+            waiting: Mutex::default(),
             limit,
+            batch_size: batch_size.max(1),
             filled: Notify::new(),
             in_flight: AtomicU64::new(0),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Span>> {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes what it has room for: number taken, number held now.
     fn push(&self, spans: &[Span]) -> (usize, usize) {
-        let mut queue = self.lock();
-        let taken = spans.len().min(self.limit.saturating_sub(queue.len()));
-        queue.extend(spans.iter().take(taken).cloned());
-        (taken, queue.len())
+        let mut waiting = self.lock();
+        let taken = spans.len().min(self.limit.saturating_sub(waiting.spans));
+        for span in spans.iter().take(taken) {
+            match waiting.batches.back_mut() {
+                Some(last) if self.has_room(last) => last.push(span),
+                _ => {
+                    let mut batch = encode::Batch::default();
+                    batch.push(span);
+                    waiting.batches.push_back(batch);
+                }
+            }
+        }
+        waiting.spans += taken;
+        (taken, waiting.spans)
     }
 
-    /// The oldest spans, at most `most`.
-    fn pop(&self, most: usize) -> Vec<Span> {
-        let mut queue = self.lock();
-        let n = most.min(queue.len());
-        let batch: Vec<Span> = queue.drain(..n).collect();
+    fn has_room(&self, batch: &encode::Batch) -> bool {
+        batch.len() < self.batch_size && batch.bytes() < MAX_REQUEST_BYTES / 2
+    }
+
+    /// The oldest batch; one that has room for more only if `unfilled`.
+    fn pop(&self, unfilled: bool) -> Option<encode::Batch> {
+        let mut waiting = self.lock();
+        if !unfilled && waiting.batches.front().is_none_or(|first| self.has_room(first)) {
+            return None;
+        }
+        let batch = waiting.batches.pop_front()?;
+        waiting.spans = waiting.spans.saturating_sub(batch.len());
         self.in_flight.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        batch
+        Some(batch)
     }
 
     fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().spans
     }
 
     /// `n` spans of the last `pop` have met their fate; false if [`Queue::abandon`] has
@@ -199,7 +226,16 @@ impl Queue {
 
     /// Gives up everything held and under way, and says how many spans that were.
     fn abandon(&self) -> u64 {
-        let held = std::mem::take(&mut *self.lock()).len() as u64;
+        let held = std::mem::take(&mut *self.lock()).spans as u64;
         held + self.in_flight.swap(0, Ordering::Relaxed)
     }
+}
+
+/// The encoded request that carries those spans.
+pub fn encoded(spans: &[Span]) -> bytes::Bytes {
+    let mut batch = encode::Batch::default();
+    for span in spans {
+        batch.push(span);
+    }
+    batch.finish()
 }

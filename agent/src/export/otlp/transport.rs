@@ -5,17 +5,20 @@
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message as _;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use tonic::client::Grpc;
 use tonic::codec::CompressionEncoding;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use super::MAX_REQUEST_BYTES;
+use super::codec::{EXPORT, Encoded};
 use super::endpoint::Target;
 use super::retry::{Attempt, chain, of_grpc, of_http};
 use super::tls::Tls;
@@ -29,8 +32,8 @@ const MAX_RESPONSE_BYTES: usize = 4 << 20;
 pub enum Transport {
     /// gRPC; connects at need and again after a loss.
     Grpc {
-        /// opentelemetry-proto's client.
-        client: TraceServiceClient<Channel>,
+        /// The channel, with compression and limits.
+        client: Grpc<Channel>,
         /// Header fields of each request.
         metadata: MetadataMap,
     },
@@ -60,14 +63,21 @@ impl Transport {
     }
 
     /// Sends one request and judges the answer. Takes no longer than `timeout`.
-    pub async fn send(&mut self, request: ExportTraceServiceRequest, timeout: Duration) -> Attempt {
+    /// `request` is an encoded `ExportTraceServiceRequest`.
+    pub async fn send(&mut self, request: Bytes, timeout: Duration) -> Attempt {
         let attempt = async {
             match self {
                 Transport::Grpc { client, metadata } => {
                     let mut request = tonic::Request::new(request);
                     *request.metadata_mut() = metadata.clone();
                     request.set_timeout(timeout);
-                    match client.export(request).await {
+                    if let Err(e) = client.ready().await {
+                        return Attempt::Retryable {
+                            after: None,
+                            problem: chain(&e),
+                        };
+                    }
+                    match client.unary(request, PathAndQuery::from_static(EXPORT), Encoded).await {
                         Ok(response) => taken(response.into_inner()),
                         Err(status) => of_grpc(&status),
                     }
@@ -78,10 +88,9 @@ impl Transport {
                     headers,
                     gzip,
                 } => {
-                    let body = request.encode_to_vec();
                     let mut post = client.post(url.clone()).headers(headers.clone());
                     post = match gzip {
-                        true => match compress(&body) {
+                        true => match compress(&request) {
                             Ok(small) => post.header(CONTENT_ENCODING, "gzip").body(small),
                             Err(e) => {
                                 return Attempt::Refused {
@@ -89,7 +98,7 @@ impl Transport {
                                 };
                             }
                         },
-                        false => post.body(body),
+                        false => post.body(request),
                     };
                     match post.send().await {
                         Ok(response) => answer(response).await,
@@ -130,7 +139,7 @@ fn grpc(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
         }
         endpoint = endpoint.tls_config(config).map_err(invalid)?;
     }
-    let mut client = TraceServiceClient::new(endpoint.connect_lazy())
+    let mut client = Grpc::new(endpoint.connect_lazy())
         .max_decoding_message_size(MAX_RESPONSE_BYTES)
         .max_encoding_message_size(MAX_REQUEST_BYTES);
     if otlp.compression == Compression::Gzip {

@@ -4,15 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use prost::Message as _;
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::retry::{Attempt, Backoff};
 use super::transport::Transport;
-use super::{MAX_REQUEST_BYTES, Queue, message};
+use super::{MAX_REQUEST_BYTES, Queue, encode};
 use crate::config::{Batch, Headers};
-use crate::span::Span;
 use crate::telemetry::Counters;
 
 /// Longest text of the receiver that is logged, characters.
@@ -50,13 +48,9 @@ impl Worker {
             };
             // A round sends all that is there now, or full batches only; more may come meanwhile.
             let mut due = if all { self.queue.len() } else { 0 };
-            while due > 0 || self.queue.len() >= self.batch.max_export_batch_size {
-                let batch = self.queue.pop(self.batch.max_export_batch_size);
-                if batch.is_empty() {
-                    break;
-                }
+            while let Some(batch) = self.queue.pop(due > 0) {
                 due = due.saturating_sub(batch.len());
-                self.send_split(&batch).await;
+                self.send(batch).await;
             }
             if stopping {
                 return;
@@ -64,25 +58,17 @@ impl Worker {
         }
     }
 
-    /// Sends a batch, in halves while it is larger than a request may be.
-    async fn send_split(&mut self, batch: &[Span]) {
-        let mut parts = vec![batch];
-        while let Some(part) = parts.pop() {
-            let request = message::request(part);
-            if request.encoded_len() <= MAX_REQUEST_BYTES {
-                self.send(part, request).await;
-            } else if part.len() > 1 {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second, first]);
-            } else if self.queue.settle(1) {
-                self.counters.dropped_too_large.increment();
-            }
-        }
-    }
-
-    async fn send(&mut self, batch: &[Span], request: ExportTraceServiceRequest) {
+    async fn send(&mut self, batch: encode::Batch) {
         let n = batch.len() as u64;
-        let fate = self.try_until_settled(batch, request).await;
+        let request = batch.finish();
+        // Batches end at half of it, and no span is as large as the other half.
+        if request.len() > MAX_REQUEST_BYTES {
+            if self.queue.settle(n) {
+                self.counters.dropped_too_large.add(n);
+            }
+            return;
+        }
+        let fate = self.try_until_settled(n, request).await;
         if !self.queue.settle(n) {
             return;
         }
@@ -99,29 +85,21 @@ impl Worker {
         }
     }
 
-    async fn try_until_settled(&mut self, batch: &[Span], request: ExportTraceServiceRequest) -> Fate {
-        // Retries are rare: building the request again costs less than keeping a copy of each.
-        let mut first = Some(request);
+    async fn try_until_settled(&mut self, spans: u64, request: Bytes) -> Fate {
         let end = Instant::now() + self.batch.export_timeout;
         for retry in 0.. {
             let Some(left) = self.left(end) else { break };
-            let request = first.take().unwrap_or_else(|| message::request(batch));
-            let attempt = self.transport.send(request, left.min(self.timeout)).await;
+            let attempt = self.transport.send(request.clone(), left.min(self.timeout)).await;
             let (after, problem) = match attempt {
                 Attempt::Taken { rejected, message } => {
                     if rejected > 0 || !message.is_empty() {
-                        tracing::warn!(
-                            rejected,
-                            spans = batch.len(),
-                            "OTLP receiver: {}",
-                            self.readable(&message)
-                        );
+                        tracing::warn!(rejected, spans, "OTLP receiver: {}", self.readable(&message));
                     }
                     return Fate::Taken { rejected };
                 }
                 Attempt::Refused { problem } => {
                     self.counters.export_failures.increment();
-                    tracing::warn!(spans = batch.len(), "OTLP export refused, spans dropped: {problem}");
+                    tracing::warn!(spans, "OTLP export refused, spans dropped: {problem}");
                     return Fate::Refused;
                 }
                 Attempt::Retryable { after, problem } => (after, problem),
@@ -129,7 +107,7 @@ impl Worker {
             self.counters.export_failures.increment();
             let wait = self.backoff.wait(retry, after);
             if self.left(end).is_none_or(|left| left <= wait) {
-                tracing::warn!(spans = batch.len(), "OTLP export gave up, spans dropped: {problem}");
+                tracing::warn!(spans, "OTLP export gave up, spans dropped: {problem}");
                 break;
             }
             tracing::warn!("OTLP export failed, next try in {} ms: {problem}", wait.as_millis());
