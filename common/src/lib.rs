@@ -8,4 +8,5 @@ pub mod elided;
 pub mod event;
 pub mod fault;
 pub mod plain;
+pub mod sampling;
 pub mod settings;
