@@ -29,11 +29,11 @@ pub trait Processes {
 }
 
 impl Core {
-    /// `seed` decides all ids.
-    pub fn new(allow: Allow, builder: Builder, seed: [u8; 32], boot_to_unix_ns: i64) -> Self {
+    /// `key` decides all ids.
+    pub fn new(allow: Allow, builder: Builder, key: [u64; 2], boot_to_unix_ns: i64) -> Self {
         Core {
             assembler: Assembler::new(allow),
-            identities: Identities::new(seed),
+            identities: Identities::new(key),
             builder,
             outputs: Vec::new(),
             identified: Vec::new(),

@@ -10,3 +10,4 @@ pub mod fault;
 pub mod plain;
 pub mod sampling;
 pub mod settings;
+pub mod trace;

@@ -110,9 +110,13 @@ pub struct Settings {
     pub has_task_pt_regs: u32,
     /// 1: listening ports are matched with the `PORTS` map.
     pub match_ports: u32,
+    /// Key of [`crate::trace::mint`], random for each start of the agent.
+    pub key: [u64; 2],
 }
 
 // SAFETY: u32 members only.
 unsafe impl Plain for Offsets {}
-// SAFETY: u32 members only.
+const _: () = assert!(size_of::<Settings>() == 40);
+
+// SAFETY: integers only; 40 bytes without padding (asserted above).
 unsafe impl Plain for Settings {}

@@ -75,6 +75,8 @@ pub struct Request {
     pub ring_bytes: u32,
     /// Connections remembered at a time.
     pub connections: u32,
+    /// Key of all ids: [`tracewire_common::trace::mint`].
+    pub key: [u64; 2],
 }
 
 /// The loaded and attached kernel side.
@@ -118,6 +120,7 @@ impl Kernel {
             stack_top: STACK_TOP,
             has_task_pt_regs: u32::from(version() >= (5, 15)),
             match_ports: u32::from(request.match_ports),
+            key: request.key,
         };
         let kernel_types = aya::Btf::from_sys_fs().map_err(|e| Error::Load(chain(&e)))?;
         // The trace of a large program takes the kernel minutes to write; the end of it is enough for a message.

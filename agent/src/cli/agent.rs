@@ -56,6 +56,7 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Resul
         ring_bytes: shared.ring_buffer * 1024,
         connections: shared.connections,
         rung: shared.hook,
+        key: rand::random(),
         ..Request::default()
     };
     Ok(Prepared { configured, request })
@@ -167,7 +168,7 @@ impl Prepared {
             runtime,
             exporters,
         } = self.configured;
-        let core = core::Core::new(allow, builder, rand::random(), clock::boot_to_unix_ns());
+        let core = core::Core::new(allow, builder, request.key, clock::boot_to_unix_ns());
         let pipeline = Pipeline::new(kernel, core, resources, chooser, counters.clone())
             .ok_or_else(|| Failure::Other("the kernel programs lack a map: build tracewire anew".into()))?;
         let _ = &config;

@@ -10,7 +10,7 @@ use super::{Failure, View};
 use crate::config::LogFlags;
 use crate::core::Core;
 use crate::recording::file::Reader;
-use crate::recording::replay::{Replay, SEED};
+use crate::recording::replay::{KEY, Replay};
 
 /// How long exporters may take to send what they hold.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
     let mut reader = Reader::new(BufReader::new(file)).map_err(|e| failed(&e))?;
     let configured = configure(&args.view, log, default_output())?;
     let mut exporters = configured.exporters;
-    let mut replay = Replay::new(Core::new(configured.allow, configured.builder, SEED, 0));
+    let mut replay = Replay::new(Core::new(configured.allow, configured.builder, KEY, 0));
     let result = replay.all(&mut reader, |spans| {
         configured.counters.spans.add(spans.len() as u64);
         for exporter in &mut exporters {

@@ -10,12 +10,12 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use rustc_hash::FxHashMap;
+use tracewire_common::event::direction;
+use tracewire_common::trace::{Minted, RANDOM, SAMPLED, TraceParent, mint};
 
 use super::edge::Edges;
-use super::w3c::{self, RANDOM, SAMPLED, TraceParent};
+use super::w3c;
 use crate::request::assemble::Output;
 use crate::request::{Exchange, Role, Seen, Version};
 use crate::span::SpanContext;
@@ -39,7 +39,7 @@ struct Waiting {
 
 /// Gives identities.
 pub struct Identities {
-    random: StdRng,
+    key: [u64; 2],
     edges: Edges,
     /// Client requests under way.
     open: FxHashMap<(u64, u32), SpanContext>,
@@ -51,10 +51,10 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// `seed` decides all ids: random for an agent, fixed for a replay in a test.
-    pub fn new(seed: [u8; 32]) -> Self {
+    /// `key` decides all ids: random for an agent, fixed for a replay.
+    pub fn new(key: [u64; 2]) -> Self {
         Identities {
-            random: StdRng::from_seed(seed),
+            key,
             edges: Edges::default(),
             open: FxHashMap::default(),
             sent: HashSet::new(),
@@ -77,7 +77,7 @@ impl Identities {
                 traceparent,
                 tracestate,
             } => {
-                let context = self.client(&traceparent, &tracestate);
+                let context = self.client((connection, stream), &traceparent, &tracestate);
                 self.edges.called(connection, stream, context.clone(), start_ns);
                 if self.open.len() < OPEN {
                     self.open.insert((connection, stream), context);
@@ -110,7 +110,7 @@ impl Identities {
                 }
                 let context = match self.open.remove(&key) {
                     Some(context) => context,
-                    None => self.client(&exchange.request.traceparent, &exchange.request.tracestate),
+                    None => self.client(key, &exchange.request.traceparent, &exchange.request.tracestate),
                 };
                 out.push((exchange, context));
             }
@@ -138,7 +138,8 @@ impl Identities {
         let state = state(&exchange.request.tracestate);
         let connection = exchange.peer.connection;
         let numbered = exchange.version == Version::Http2;
-        let span_id = self.span_id();
+        let minted = mint(self.key, connection, exchange.stream, u32::from(direction::RECEIVE));
+        let span_id = minted.span_id;
         if let Some(other) = self.edges.other_end(connection)
             && self.edges.comparable(connection, other, numbered)
             && let Some(caller) = self.edges.caller(other, exchange.stream)
@@ -169,16 +170,21 @@ impl Identities {
                 flags: wire.flags,
                 trace_state: state,
             },
-            None => self.root(span_id),
+            None => root(minted),
         };
         out.push((exchange, context));
     }
 
     /// The client's side.
-    fn client(&mut self, traceparent: &Seen<Arc<str>>, tracestate: &Seen<Arc<str>>) -> SpanContext {
+    fn client(
+        &mut self,
+        (connection, stream): (u64, u32),
+        traceparent: &Seen<Arc<str>>,
+        tracestate: &Seen<Arc<str>>,
+    ) -> SpanContext {
+        let minted = mint(self.key, connection, stream, u32::from(direction::SEND));
         let Some(wire) = parse(traceparent) else {
-            let span_id = self.span_id();
-            return self.root(span_id);
+            return root(minted);
         };
         let trace_state = state(tracestate);
         let mut key = [0; 24];
@@ -202,34 +208,21 @@ impl Identities {
         }
         SpanContext {
             trace_id: wire.trace_id,
-            span_id: self.span_id(),
+            span_id: minted.span_id,
             parent: Some(wire.span_id),
             parent_is_remote: true,
             flags: wire.flags,
             trace_state,
         }
     }
+}
 
-    fn root(&mut self, span_id: [u8; 8]) -> SpanContext {
-        let mut trace_id = [0; 16];
-        while trace_id == [0; 16] {
-            trace_id = self.random.random();
-        }
-        SpanContext {
-            trace_id,
-            span_id,
-            flags: SAMPLED | RANDOM,
-            ..SpanContext::default()
-        }
-    }
-
-    fn span_id(&mut self) -> [u8; 8] {
-        loop {
-            let id: [u8; 8] = self.random.random();
-            if id != [0; 8] {
-                return id;
-            }
-        }
+fn root(minted: Minted) -> SpanContext {
+    SpanContext {
+        trace_id: minted.trace_id,
+        span_id: minted.span_id,
+        flags: SAMPLED | RANDOM,
+        ..SpanContext::default()
     }
 }
 
@@ -248,7 +241,7 @@ fn local(exchange: &Exchange) -> bool {
 }
 
 fn parse(value: &Seen<Arc<str>>) -> Option<TraceParent> {
-    TraceParent::parse(value.value()?)
+    w3c::trace_parent(value.value()?)
 }
 
 fn state(value: &Seen<Arc<str>>) -> Option<Arc<str>> {

@@ -12,7 +12,7 @@ use crate::discover::Resource;
 use crate::span::Span;
 
 /// Seed of all ids of a replay, so that two replays of one recording say the same.
-pub const SEED: [u8; 32] = *b"the same ids in every replay    ";
+pub const KEY: [u64; 2] = [0x7468_6520_7361_6d65, 0x6964_7320_616c_6c73];
 
 /// Processes as the recording names them.
 #[derive(Default)]
@@ -45,7 +45,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// `core` should be new, with [`SEED`].
+    /// `core` should be new, with [`KEY`].
     pub fn new(core: Core) -> Self {
         Replay {
             core,

@@ -164,6 +164,7 @@ static SETTINGS: Settings = Settings {
     stack_top: 0,
     has_task_pt_regs: 0,
     match_ports: 0,
+    key: [0; 2],
 };
 
 /// An empty connection, copied into the map from here: it is too large for the stack.
