@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use tracewire_common::event::kind;
+
 use crate::bpf::load::Kernel;
 use crate::bpf::ring::Reader;
 use crate::clock;
@@ -127,7 +129,9 @@ impl Pipeline {
         // Its names are read first: it may end at any moment.
         let _ = self.named.resource(pid);
         self.named.watched.insert(pid);
-        self.kernel.watch(pid)
+        let watched = self.kernel.watch(pid);
+        self.kernel.probe(pid);
+        watched
     }
 
     /// What an observed process is called.
@@ -198,10 +202,12 @@ impl Pipeline {
                 Event::Exec { pid } => {
                     named.known.remove(&pid);
                     named.resources.exec(pid);
+                    kernel.unprobe(pid);
                     let resource = named.resource(pid);
                     if chooser.chooses(pid, &resource) {
                         named.watched.insert(pid);
                         kernel.watch(pid);
+                        kernel.probe(pid);
                     } else {
                         named.watched.remove(&pid);
                         named.known.remove(&pid);
@@ -211,18 +217,24 @@ impl Pipeline {
                 Event::Fork { child, .. } => {
                     named.watched.insert(child);
                     let _ = named.resource(child);
+                    kernel.probe(child);
                 }
                 Event::Listen { pid, port } => {
                     tracing::debug!(pid, port, "chosen by its port");
                     named.watched.insert(pid);
                     let _ = named.resource(pid);
+                    kernel.probe(pid);
                 }
                 Event::Exit { pid, time_ns } => {
+                    kernel.unprobe(pid);
                     if named.watched.remove(&pid) {
                         ended.push_back((time_ns, pid));
                     }
                 }
                 Event::Open { ref header, .. } | Event::Frames { ref header, .. } => {
+                    if header.kind == kind::OPEN && named.watched.contains(&header.pid) {
+                        kernel.connected(header.pid);
+                    }
                     if named.watched.contains(&header.pid) || named.known.contains_key(&header.pid) {
                         if let Some(recorder) = recorder {
                             recorder.process(header.pid, &named.resource(header.pid));

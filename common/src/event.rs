@@ -45,6 +45,12 @@ pub mod kind {
     pub const EXIT: u8 = 6;
     /// A process listens on a selected port; payload: u32 port.
     pub const LISTEN: u8 = 7;
+    /// A request is made on behalf of another; payload: [`crate::link::Link`].
+    pub const LINK: u8 = 8;
+    /// What the process itself calls a request; payload: the used part of [`crate::link::Name`].
+    pub const NAME: u8 = 9;
+    /// A request was given its context on the wire; payload: the injector's.
+    pub const INJECTED: u8 = 10;
 }
 
 /// Values of [`Header::direction`].

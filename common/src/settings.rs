@@ -10,6 +10,9 @@ pub mod watch {
     pub const PENDING: u32 = 2;
     /// Known and not chosen.
     pub const IGNORED: u32 = 3;
+    /// Bits that hold one of the above; those beyond say which runtimes' probes are in the
+    /// process ([`crate::link::runtime::bit`]), until its next exec.
+    pub const MASK: u32 = 0xff;
 }
 
 /// Byte offsets of kernel structure members, from the running kernel's BTF.

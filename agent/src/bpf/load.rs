@@ -8,6 +8,7 @@ use tracewire_common::plain::Plain;
 use tracewire_common::settings::{Settings, watch};
 
 use super::btf::{self, Btf};
+use super::probe::{self, Probes};
 use super::{OBJECT, privileges};
 
 /// How socket data is seen, best first.
@@ -82,6 +83,7 @@ pub struct Request {
 /// The loaded and attached kernel side.
 pub struct Kernel {
     ebpf: Ebpf,
+    probes: Probes,
     /// The rung that is in use.
     pub rung: Rung,
     /// Abilities that are missing, with the reason.
@@ -156,7 +158,15 @@ impl Kernel {
             .filter(|r| request.rung.is_none_or(|only| only == *r));
         for rung in rungs {
             match climb(&mut ebpf, rung, &kernel_types, recvmsg_parameters, &mut missing) {
-                Ok(()) => return Ok(Kernel { ebpf, rung, missing }),
+                Ok(()) => {
+                    let probes = Probes::default();
+                    return Ok(Kernel {
+                        ebpf,
+                        probes,
+                        rung,
+                        missing,
+                    });
+                }
                 Err(reason) => tried.push(format!("{}: {reason}", rung.name())),
             }
         }
@@ -185,6 +195,26 @@ impl Kernel {
             // Absent is as good as removed.
             let _ = processes.remove(&pid);
         }
+    }
+
+    /// Puts probes in what an observed process runs now.
+    pub fn probe(&mut self, pid: u32) {
+        self.probes.process(&mut self.ebpf, pid);
+    }
+
+    /// An observed process opened a connection: it may have loaded a library since it was looked at.
+    pub fn connected(&mut self, pid: u32) {
+        self.probes.connected(&mut self.ebpf, pid);
+    }
+
+    /// A process is gone, or runs another program.
+    pub fn unprobe(&mut self, pid: u32) {
+        self.probes.gone(&mut self.ebpf, pid);
+    }
+
+    /// How many probes there are.
+    pub fn probes(&self) -> probe::Counts {
+        self.probes.counts()
     }
 
     /// Chooses processes that begin to listen on a port.
@@ -249,7 +279,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What the kernel said: of the verifier's log only its end.
-fn reason(error: &ProgramError) -> String {
+pub(super) fn reason(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let log = verifier_log.to_string();
         if std::env::var_os("TRACEWIRE_VERIFIER_LOG").is_some() {

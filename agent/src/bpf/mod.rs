@@ -8,6 +8,7 @@ pub mod btf;
 pub mod check;
 pub mod load;
 pub mod privileges;
+pub mod probe;
 pub mod ring;
 
 /// The kernel programs, as `cargo xtask build-ebpf` made them; empty if the

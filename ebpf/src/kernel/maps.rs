@@ -5,7 +5,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use tracewire_common::event::Header;
 use tracewire_common::fault::{self, Fault};
-use tracewire_common::settings::{Offsets, Settings};
+use tracewire_common::link::StreamKey;
+use tracewire_common::settings::{Offsets, Settings, watch};
 use tracewire_ebpf::connection::{Connection, Flow, Message, Shared};
 use tracewire_ebpf::io::WINDOW;
 
@@ -60,18 +61,6 @@ pub struct Cursor {
     pub moved: u32,
     /// The first piece, to begin again after a dry run.
     pub first: (u64, u64, u32, u32),
-}
-
-/// A stream of one direction of a connection.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct StreamKey {
-    /// Cookie of the socket.
-    pub connection: u64,
-    /// Stream identifier.
-    pub stream: u32,
-    /// Direction.
-    pub direction: u32,
 }
 
 /// Records to the agent. Its size is set by the agent.
@@ -206,7 +195,14 @@ pub fn setting_at<const AT: usize>() -> u32 {
 #[inline(always)]
 pub fn watched(pid: u32) -> Option<u32> {
     // SAFETY: the value is an integer that only the agent and `watch` write, whole.
-    unsafe { PROCESSES.get(pid) }.copied()
+    unsafe { PROCESSES.get(pid) }.map(|how| how & watch::MASK)
+}
+
+/// Whether the probes of a [`tracewire_common::link::runtime`] are in a process.
+#[inline(always)]
+pub fn runs(pid: u32, runtime: u32) -> bool {
+    // SAFETY: as above.
+    unsafe { PROCESSES.get(pid) }.is_some_and(|how| how & tracewire_common::link::runtime::bit(runtime) != 0)
 }
 
 #[inline(always)]

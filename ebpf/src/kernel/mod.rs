@@ -1,9 +1,11 @@
 //! The rooms that touch the kernel: maps, user memory, tracepoints. All
 //! `unsafe` of the kernel side stands below this module.
 
+pub mod context;
 pub mod emit;
 pub mod maps;
 pub mod memory;
+pub mod probe;
 pub mod process;
 pub mod socket;
 pub mod syscall;

@@ -44,12 +44,11 @@ pub fn forked(parent: u64, child: u64) {
 pub fn executed() {
     // SAFETY: a helper without arguments.
     let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    let known = maps::watched(pid).is_some();
-    if !known {
-        if setting!(choose_new) == 0 {
-            return;
-        }
-        maps::watch(pid, watch::PENDING);
+    match maps::watched(pid) {
+        // What ran before is gone, and its probes' knowledge with it.
+        Some(how) => maps::watch(pid, how),
+        None if setting!(choose_new) != 0 => maps::watch(pid, watch::PENDING),
+        None => return,
     }
     emit::bare(header(kind::EXEC, pid));
 }

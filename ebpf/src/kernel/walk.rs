@@ -5,12 +5,13 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use tracewire_common::elided::{FRAME_HEADER, Head};
 use tracewire_common::event::{Header, flags};
 use tracewire_common::fault::Fault;
+use tracewire_common::link::StreamKey;
 use tracewire_ebpf::connection::{Flow, Http1, Message, Shared, flow_flag, phase};
 use tracewire_ebpf::http1::{Bytes, Turn};
 use tracewire_ebpf::io::{Io, WINDOW};
 use tracewire_ebpf::step::{Step, step};
 
-use crate::kernel::maps::{self, COPY, Cursor, RECORD, Scratch, StreamKey};
+use crate::kernel::maps::{self, COPY, Cursor, RECORD, Scratch};
 use crate::kernel::memory::{opaque, user};
 
 /// Steps of one call at most: frames, their parts and the iovecs they lie in.

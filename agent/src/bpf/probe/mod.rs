@@ -1,0 +1,402 @@
+//! Probes in the observed programs: which binaries a process runs, what each
+//! runtime can do in them, and the attaching of it.
+//!
+//! A probe is attached once to a file, however many processes run it, and
+//! filtered in the kernel by process. Each ability of a runtime fails alone:
+//! it is named with its reason, and costs only itself.
+//!
+//! A new runtime is a file here that implements [`Runtime`], a line in
+//! [`runtimes`], and its programs in the kernel side's `probe/`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
+use aya::maps::MapData;
+use aya::programs::UProbe;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
+use tracewire_common::link::runtime::{self, LAYOUT};
+use tracewire_common::settings::watch;
+
+pub mod image;
+
+use image::Image;
+
+/// Numbers that a runtime's module gives its programs for a process.
+pub type Layout = [u32; LAYOUT];
+
+/// A place in a binary at which a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Name of the program in the kernel side.
+    pub program: &'static str,
+    /// Where: bytes from the start of the file.
+    pub offset: u64,
+    /// What the program gets from `bpf_get_attach_cookie`.
+    pub cookie: u64,
+}
+
+/// Something a runtime's module can do in a binary, or why it can't.
+#[derive(Clone, Debug)]
+pub struct Ability {
+    /// What it is, like `grpc-go server`.
+    pub name: &'static str,
+    /// The probes it takes, all of them; or what is missing.
+    pub points: Result<Vec<Point>, String>,
+}
+
+/// What a runtime's module found in a binary.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What it is, with its version if that is known, like `go1.26.8, grpc-go v1.85.0`.
+    pub what: String,
+    /// For the programs.
+    pub layout: Layout,
+    /// What can be done.
+    pub abilities: Vec<Ability>,
+}
+
+/// One runtime.
+pub trait Runtime: Send {
+    /// One of [`tracewire_common::link::runtime`].
+    fn number(&self) -> u32;
+    /// Whether a file may be of this runtime, by its name; `main` is the program itself, others are libraries.
+    fn may_be_in(&self, path: &Path, main: bool) -> bool;
+    /// Looks at a binary. None: it is not of this runtime.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    fn look(&self, image: &Image) -> io::Result<Option<Found>>;
+}
+
+/// All that are known.
+fn runtimes() -> Vec<Box<dyn Runtime>> {
+    vec![]
+}
+
+/// A file by device and inode.
+type FileId = (u64, u64);
+
+/// A file that a process runs code of.
+#[derive(Clone, Debug)]
+pub struct Mapped {
+    id: FileId,
+    /// What it is called in the process.
+    pub name: PathBuf,
+    /// By what the agent reaches it, also where it is deleted or in another mount namespace.
+    pub path: PathBuf,
+    /// Whether it is the program itself.
+    pub main: bool,
+}
+
+/// Files of a process's executable mappings.
+///
+/// # Errors
+/// When the process is gone or may not be looked at.
+pub fn mapped(pid: u32) -> io::Result<Vec<Mapped>> {
+    let process = Path::new("/proc").join(pid.to_string());
+    let exe = process.join("exe");
+    let exe_id = file_id(&exe)?;
+    let mut files = vec![Mapped {
+        id: exe_id,
+        name: std::fs::read_link(&exe).unwrap_or_default(),
+        path: exe,
+        main: true,
+    }];
+    let maps = std::fs::read_to_string(process.join("maps"))?;
+    for line in maps.lines() {
+        // address perms offset device inode path
+        let mut parts = line.splitn(6, ' ');
+        let (Some(range), Some(permissions), Some(name)) = (parts.next(), parts.next(), parts.nth(3)) else {
+            continue;
+        };
+        let name = Path::new(name.trim_start());
+        if !permissions.contains('x') || !name.is_absolute() || files.iter().any(|f| f.name == name) {
+            continue;
+        }
+        let path = process.join("map_files").join(range);
+        if let Ok(id) = file_id(&path)
+            && files.iter().all(|f| f.id != id)
+        {
+            files.push(Mapped {
+                id,
+                name: name.to_owned(),
+                path,
+                main: false,
+            });
+        }
+    }
+    Ok(files)
+}
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// What one runtime can do in one file of a process; for people.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The file, as the process calls it.
+    pub file: PathBuf,
+    /// What was found.
+    pub found: Found,
+}
+
+/// What could be done in a process; nothing is attached.
+///
+/// # Errors
+/// When the process is gone or may not be looked at.
+pub fn look(pid: u32) -> io::Result<Vec<Report>> {
+    let runtimes = runtimes();
+    let mut reports = Vec::new();
+    for file in mapped(pid)? {
+        for (_, found) in look_at(&runtimes, &file) {
+            reports.push(Report {
+                file: file.name.clone(),
+                found,
+            });
+        }
+    }
+    Ok(reports)
+}
+
+fn look_at(runtimes: &[Box<dyn Runtime>], file: &Mapped) -> Vec<(u32, Found)> {
+    let mut interested = runtimes
+        .iter()
+        .filter(|r| r.may_be_in(&file.name, file.main))
+        .peekable();
+    if interested.peek().is_none() {
+        return Vec::new();
+    }
+    let image = match File::open(&file.path).and_then(Image::new) {
+        Ok(image) => image,
+        Err(error) => {
+            tracing::warn!(file = %file.name.display(), %error, "can't be read, so nothing is probed in it");
+            return Vec::new();
+        }
+    };
+    interested
+        .filter_map(|r| match r.look(&image) {
+            Ok(found) => Some((r.number(), found?)),
+            Err(error) => {
+                tracing::warn!(file = %file.name.display(), %error, "can't be read, so nothing is probed in it");
+                None
+            }
+        })
+        .collect()
+}
+
+/// A file whose probes are in place.
+struct Probed {
+    found: Vec<(u32, Found)>,
+    links: Vec<(&'static str, UProbeLinkId)>,
+    processes: HashSet<u32>,
+}
+
+/// How many probes and abilities there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Probes in place.
+    pub attached: u64,
+    /// Abilities that files of observed processes lack, since the start.
+    pub lacking: u64,
+}
+
+/// All probes of the agent.
+pub struct Probes {
+    runtimes: Vec<Box<dyn Runtime>>,
+    files: HashMap<FileId, Probed>,
+    /// Files that no runtime wants, so that they are looked at once.
+    plain: HashSet<FileId>,
+    /// When to look again at a process that opens connections, and how long to wait after that.
+    looked: HashMap<u32, (Instant, Duration)>,
+    counts: Counts,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Probes {
+            runtimes: runtimes(),
+            files: HashMap::new(),
+            plain: HashSet::new(),
+            looked: HashMap::new(),
+            counts: Counts::default(),
+        }
+    }
+}
+
+/// How soon a process is looked at again, at first and at most.
+const AGAIN: Duration = Duration::from_millis(250);
+const SELDOM: Duration = Duration::from_secs(64);
+/// Files remembered that no runtime wants.
+const PLAIN: usize = 4096;
+
+impl Probes {
+    /// Puts probes in what a process runs now. May be called again, since libraries come later.
+    pub fn process(&mut self, ebpf: &mut Ebpf, pid: u32) {
+        // A process that is gone needs none.
+        let Ok(files) = mapped(pid) else { return };
+        for file in files {
+            if self.plain.contains(&file.id) {
+                continue;
+            }
+            if let Some(probed) = self.files.get_mut(&file.id) {
+                if probed.processes.insert(pid) {
+                    tell(ebpf, pid, &probed.found);
+                }
+                continue;
+            }
+            let found = look_at(&self.runtimes, &file);
+            if found.is_empty() {
+                if self.plain.len() >= PLAIN {
+                    self.plain.clear();
+                }
+                self.plain.insert(file.id);
+                continue;
+            }
+            // Before the probes, so that they find it.
+            tell(ebpf, pid, &found);
+            let links = self.attach(ebpf, &file, &found);
+            self.files.insert(
+                file.id,
+                Probed {
+                    found,
+                    links,
+                    processes: HashSet::from([pid]),
+                },
+            );
+        }
+    }
+
+    /// A process opened a connection: what it does that by may have been loaded since it was
+    /// looked at. Looks rarely at one that opens many.
+    pub fn connected(&mut self, ebpf: &mut Ebpf, pid: u32) {
+        let now = Instant::now();
+        let (next, pause) = self.looked.get(&pid).copied().unwrap_or((now, AGAIN));
+        if next <= now {
+            self.process(ebpf, pid);
+            self.looked.insert(pid, (now + pause, (pause * 2).min(SELDOM)));
+        }
+    }
+
+    /// A process is gone or runs something else; the probes go with the last process of a file.
+    pub fn gone(&mut self, ebpf: &mut Ebpf, pid: u32) {
+        let Probes {
+            files, counts, looked, ..
+        } = self;
+        looked.remove(&pid);
+        files.retain(|_, probed| {
+            if !probed.processes.remove(&pid) {
+                return true;
+            }
+            for (number, _) in &probed.found {
+                forget(ebpf, pid, *number);
+            }
+            if !probed.processes.is_empty() {
+                return true;
+            }
+            for (program, link) in probed.links.drain(..) {
+                counts.attached -= 1;
+                if let Some(Err(error)) = program_of(ebpf, program).map(|p| p.detach(link)) {
+                    tracing::warn!(program, %error, "a probe could not be detached");
+                }
+            }
+            false
+        });
+    }
+
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn attach(&mut self, ebpf: &mut Ebpf, file: &Mapped, found: &[(u32, Found)]) -> Vec<(&'static str, UProbeLinkId)> {
+        let mut links: Vec<(&'static str, UProbeLinkId)> = Vec::new();
+        // Points that abilities share are attached once.
+        let mut placed = HashSet::new();
+        for (_, found) in found {
+            for ability in &found.abilities {
+                let result = ability.points.clone().and_then(|points| {
+                    for point in points {
+                        if !placed.contains(&(point.program, point.offset)) {
+                            links.push((point.program, place(ebpf, file, point)?));
+                            placed.insert((point.program, point.offset));
+                        }
+                    }
+                    Ok(())
+                });
+                match result {
+                    Ok(()) => tracing::info!(file = %file.name.display(), ability = ability.name, "probes in place"),
+                    Err(reason) => {
+                        self.counts.lacking += 1;
+                        tracing::warn!(file = %file.name.display(), ability = ability.name, reason, "not possible here");
+                    }
+                }
+            }
+        }
+        self.counts.attached += links.len() as u64;
+        links
+    }
+}
+
+fn program_of<'a>(ebpf: &'a mut Ebpf, name: &str) -> Option<&'a mut UProbe> {
+    ebpf.program_mut(name).and_then(|p| p.try_into().ok())
+}
+
+fn place(ebpf: &mut Ebpf, file: &Mapped, point: Point) -> Result<UProbeLinkId, String> {
+    let name = point.program;
+    let program = program_of(ebpf, name).ok_or_else(|| format!("no program {name}"))?;
+    if program.fd().is_err() {
+        program
+            .load()
+            .map_err(|e| format!("the kernel refused {name}: {}", super::load::reason(&e)))?;
+    }
+    let at = UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(point.offset),
+        cookie: Some(point.cookie),
+    };
+    program
+        .attach(at, &file.path, UProbeScope::AllProcesses)
+        .map_err(|e| format!("{name} at {:#x}: {}", point.offset, super::load::chain(&e)))
+}
+
+fn layouts(ebpf: &mut Ebpf) -> Option<aya::maps::HashMap<&mut MapData, u64, Layout>> {
+    aya::maps::HashMap::try_from(ebpf.map_mut("LAYOUTS")?).ok()
+}
+
+fn processes(ebpf: &mut Ebpf) -> Option<aya::maps::HashMap<&mut MapData, u32, u32>> {
+    aya::maps::HashMap::try_from(ebpf.map_mut("PROCESSES")?).ok()
+}
+
+fn key(pid: u32, number: u32) -> u64 {
+    u64::from(number) << 32 | u64::from(pid)
+}
+
+/// Tells the kernel side what runs in a process.
+fn tell(ebpf: &mut Ebpf, pid: u32, found: &[(u32, Found)]) {
+    for (number, found) in found {
+        let told = layouts(ebpf).is_some_and(|mut l| l.insert(key(pid, *number), found.layout, 0).is_ok());
+        if !told {
+            tracing::warn!(pid, "the kernel side has no room for what is known of the process");
+            return;
+        }
+        if let Some(mut processes) = processes(ebpf) {
+            let how = processes.get(&pid, 0).unwrap_or(watch::WATCHED);
+            if let Err(error) = processes.insert(pid, how | runtime::bit(*number), 0) {
+                tracing::warn!(pid, %error, "the kernel side has no room for the process");
+            }
+        }
+    }
+}
+
+fn forget(ebpf: &mut Ebpf, pid: u32, number: u32) {
+    if let Some(mut layouts) = layouts(ebpf) {
+        // Absent is as good as removed.
+        let _ = layouts.remove(&key(pid, number));
+    }
+}

@@ -1,0 +1,186 @@
+//! Which request is made on behalf of which: the words that the kernel's
+//! probes, the injectors and the agent share. Bias: a wrong parent is worse
+//! than none, so whoever is not certain says so ([`Link::parent`] zero).
+
+use crate::plain::Plain;
+
+/// A request as one process sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StreamKey {
+    /// Cookie of the socket; 0: no request.
+    pub connection: u64,
+    /// HTTP/2 stream identifier; of HTTP/1 the ordinal of the request on its connection, from 1.
+    pub stream: u32,
+    /// [`crate::event::direction`]: RECEIVE, the process serves it; SEND, the process makes it.
+    pub direction: u32,
+}
+
+impl StreamKey {
+    /// No request.
+    pub const NONE: StreamKey = StreamKey {
+        connection: 0,
+        stream: 0,
+        direction: 0,
+    };
+
+    /// A request that the process serves.
+    #[inline(always)]
+    pub const fn served(connection: u64, stream: u32) -> Self {
+        StreamKey {
+            connection,
+            stream,
+            direction: crate::event::direction::RECEIVE as u32,
+        }
+    }
+
+    /// A request that the process makes.
+    #[inline(always)]
+    pub const fn made(connection: u64, stream: u32) -> Self {
+        StreamKey {
+            connection,
+            stream,
+            direction: crate::event::direction::SEND as u32,
+        }
+    }
+
+    /// Whether it names a request.
+    #[inline(always)]
+    pub const fn is_some(&self) -> bool {
+        self.connection != 0
+    }
+}
+
+/// What executes on behalf of a request.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Unit {
+    /// By [`Unit::kind`].
+    pub id: u64,
+    /// Process (tgid in the initial PID namespace).
+    pub pid: u32,
+    /// One of [`unit`].
+    pub kind: u32,
+}
+
+/// Values of [`Unit::kind`], and what [`Unit::id`] then is.
+pub mod unit {
+    /// A thread: its tid.
+    pub const THREAD: u32 = 1;
+    /// A goroutine: its `goid`, which never comes again (the `g` does).
+    pub const GOROUTINE: u32 = 2;
+    /// grpc-core's call: `grpc_call*`.
+    pub const GRPC_CALL: u32 = 3;
+    /// Python's context: `PyContext*`.
+    pub const PY_CONTEXT: u32 = 4;
+    /// Node's asynchronous resource: its async id.
+    pub const NODE_ASYNC: u32 = 5;
+    /// A tokio task: its `Header*`.
+    pub const TOKIO_TASK: u32 = 6;
+}
+
+/// Runtimes whose probes may be in a process.
+pub mod runtime {
+    /// Go.
+    pub const GO: u32 = 1;
+    /// tokio.
+    pub const TOKIO: u32 = 2;
+    /// grpc-core (C++, Python).
+    pub const GRPC_CORE: u32 = 3;
+    /// Node.
+    pub const NODE: u32 = 4;
+    /// Threads that serve one request at a time.
+    pub const THREAD: u32 = 5;
+    /// CPython.
+    pub const CPYTHON: u32 = 6;
+    /// Numbers that a runtime's module of the agent may give its probes for each process.
+    pub const LAYOUT: usize = 16;
+
+    /// The bit of a runtime in a process's [`crate::settings::watch`] value.
+    #[inline(always)]
+    pub const fn bit(runtime: u32) -> u32 {
+        1 << (7 + runtime)
+    }
+}
+
+/// Values of [`Link::mechanism`]: how it is known.
+pub mod mechanism {
+    /// grpc-go: `createHeaderFields` on the goroutine, `writeHeader` on the connection's writer.
+    pub const GO_GRPC: u32 = 1;
+    /// Go `net/http`: `persistConn.roundTrip` on the goroutine, the connection's `writeLoop`.
+    pub const GO_HTTP1: u32 = 2;
+    /// Go HTTP/2 of `net/http` and `golang.org/x/net`: the goroutine that writes the header fields.
+    pub const GO_HTTP2: u32 = 3;
+    /// tokio: the task that was polled while the request was made.
+    pub const TOKIO: u32 = 4;
+    /// grpc-core: the thread between two calls' batches.
+    pub const GRPC_CORE: u32 = 5;
+    /// grpc-core under asyncio: the context that runs.
+    pub const GRPC_AIO: u32 = 6;
+    /// Node: the asynchronous resource.
+    pub const NODE: u32 = 7;
+    /// A thread that serves one request at a time and makes its calls itself.
+    pub const THREAD: u32 = 8;
+    /// Number of them, 0 included.
+    pub const COUNT: u32 = 9;
+    /// Names for attributes and metrics, by number.
+    pub const NAMES: [&str; COUNT as usize] = [
+        "none",
+        "go_grpc",
+        "go_http1",
+        "go_http2",
+        "tokio",
+        "grpc_core",
+        "grpc_aio",
+        "node",
+        "thread",
+    ];
+}
+
+/// Payload of [`crate::event::kind::LINK`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The request that is made; direction SEND.
+    pub child: StreamKey,
+    /// The request on whose behalf; direction RECEIVE. [`StreamKey::NONE`]: several could be it, none is certain.
+    pub parent: StreamKey,
+    /// One of [`mechanism`].
+    pub mechanism: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Bytes of a method's name that a [`Name`] holds at most.
+pub const NAME_LIMIT: usize = 256;
+
+/// Payload of [`crate::event::kind::NAME`]: what the process itself calls a
+/// request, for connections whose header table began before the agent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// The request.
+    pub request: StreamKey,
+    /// Bytes of [`Name::path`] that hold.
+    pub length: u32,
+    /// 0.
+    pub reserved: u32,
+    /// `:path`, UTF-8.
+    pub path: [u8; NAME_LIMIT],
+}
+
+const _: () = {
+    assert!(size_of::<StreamKey>() == 16);
+    assert!(size_of::<Unit>() == 16);
+    assert!(size_of::<Link>() == 40);
+    assert!(size_of::<Name>() == 24 + NAME_LIMIT);
+};
+
+// SAFETY: integers only; 16 bytes without padding (asserted above).
+unsafe impl Plain for StreamKey {}
+// SAFETY: integers only; 16 bytes without padding (asserted above).
+unsafe impl Plain for Unit {}
+// SAFETY: integers only; 40 bytes without padding (asserted above).
+unsafe impl Plain for Link {}
+// SAFETY: integers and a byte array; no padding (asserted above).
+unsafe impl Plain for Name {}

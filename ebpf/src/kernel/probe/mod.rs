@@ -1,0 +1,46 @@
+//! Probes in the observed programs, one file a runtime: they tell
+//! [`crate::kernel::context`] who executes on behalf of which request.
+//!
+//! A runtime is a file here with its `#[uprobe]` programs and its maps, and a
+//! file in the agent's `bpf/probe/` that finds their places in a binary and
+//! fills the [`layout`]. A probe stands in a file, so it is hit by every
+//! process that runs it: each program begins with [`watched`].
+#![allow(dead_code, unused_macros, unused_imports, reason = "each runtime uses a part of it")]
+
+use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::HashMap;
+use tracewire_common::link::runtime::LAYOUT;
+use tracewire_common::settings::watch;
+
+use crate::kernel::maps;
+
+/// What a runtime's module of the agent knows of a process: by tgid, and in the upper half the runtime.
+#[map]
+static LAYOUTS: HashMap<u64, [u32; LAYOUT]> = HashMap::with_max_entries(8192, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+
+/// The tgid of the current process, if it is observed.
+#[inline(always)]
+pub fn watched() -> Option<u32> {
+    // SAFETY: a helper without arguments.
+    let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    maps::watched(pid).filter(|how| *how != watch::IGNORED).map(|_| pid)
+}
+
+/// Offsets and the like of a runtime in the current process, as the agent's module laid them out.
+#[inline(always)]
+pub fn layout(pid: u32, runtime: u32) -> Option<&'static [u32; LAYOUT]> {
+    let key = u64::from(runtime) << 32 | u64::from(pid);
+    // SAFETY: written whole by the agent before the process is marked with the runtime, and not changed.
+    unsafe { LAYOUTS.get(key) }
+}
+
+/// Registers of the probed instruction, by their names in the x86-64 psABI.
+macro_rules! register {
+    ($context:expr, $name:ident) => {{
+        let regs = $context.regs;
+        // SAFETY: the context of a uprobe is the registers of the probed instruction, live for the program's run.
+        unsafe { core::ptr::read_volatile(&raw const (*regs).$name) }
+    }};
+}
+pub(crate) use register;
