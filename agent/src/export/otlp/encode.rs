@@ -60,9 +60,9 @@ const HAS_IS_REMOTE: u32 = 0x100;
 const IS_REMOTE: u32 = 0x200;
 
 /// Wire types of protobuf's encoding.
-const VARINT: u32 = 0;
-const FIXED64: u32 = 1;
-const LENGTH: u32 = 2;
+const VARINT: u8 = 0;
+const FIXED64: u8 = 1;
+const LENGTH: u8 = 2;
 const FIXED32: u32 = 5;
 
 /// A request in the making: encoded spans, by process.
@@ -192,7 +192,8 @@ fn encode(span: &Span, out: &mut Vec<u8>) {
     if context.parent_is_remote {
         flags |= IS_REMOTE;
     }
-    key(out, field::SPAN_FLAGS, FIXED32);
+    // The one number above 15: its key takes two bytes.
+    encode_varint(u64::from(u32::from(field::SPAN_FLAGS) << 3 | FIXED32), out);
     out.extend_from_slice(&flags.to_le_bytes());
 }
 
@@ -243,19 +244,25 @@ fn put_any(out: &mut Vec<u8>, value: &Value) {
 }
 
 /// Bytes of a length-delimited field of a number below 16, with its key.
+#[inline]
 fn with_head(length: usize) -> usize {
-    1 + encoded_len_varint(length as u64) + length
+    let prefix = if length < 0x80 { 1 } else { encoded_len_varint(length as u64) };
+    1 + prefix + length
 }
 
-fn key(out: &mut Vec<u8>, number: u8, wire: u32) {
-    encode_varint(u64::from(u32::from(number) << 3 | wire), out);
-}
-
+/// Key and length; fields that are nested have numbers below 16.
+#[inline]
 fn head(out: &mut Vec<u8>, number: u8, length: usize) {
-    key(out, number, LENGTH);
-    encode_varint(length as u64, out);
+    let key = number << 3 | LENGTH;
+    if length < 0x80 {
+        out.extend_from_slice(&[key, length as u8]);
+    } else {
+        out.push(key);
+        encode_varint(length as u64, out);
+    }
 }
 
+#[inline]
 fn nested(out: &mut Vec<u8>, number: u8, message: &[u8]) {
     head(out, number, message.len());
     out.extend_from_slice(message);
@@ -270,12 +277,12 @@ fn string(out: &mut Vec<u8>, number: u8, text: &str) {
 }
 
 fn varint(out: &mut Vec<u8>, number: u8, value: u64) {
-    key(out, number, VARINT);
+    out.push(number << 3 | VARINT);
     encode_varint(value, out);
 }
 
 fn fixed64(out: &mut Vec<u8>, number: u8, value: u64) {
-    key(out, number, FIXED64);
+    out.push(number << 3 | FIXED64);
     out.extend_from_slice(&value.to_le_bytes());
 }
 
