@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
-use crate::command::{command, quiet};
+use crate::command::{cargo, command, quiet, shown};
 use crate::progress::Step;
 use crate::running::Stop;
 use crate::{build, place, setup};
@@ -30,6 +30,8 @@ use round::{Bench, Load, Watch};
 
 /// Calls of the first run, which warms up and finds out how long one takes.
 const WARM_UP: u64 = 10_000;
+/// Calls that are recorded for the core.
+const RECORDED: u64 = 30_000;
 
 /// Services to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -171,7 +173,32 @@ fn measure(bench: &Bench, service: Service, arguments: Arguments, stop: &Stop) -
         &half_inside?,
         sides,
     );
-    Ok(())
+    core(bench, service, stop)
+}
+
+/// The agent's pure core alone, fed from a recording of this service: no kernel, no sockets.
+fn core(bench: &Bench, service: Service, stop: &Stop) -> Result<()> {
+    let step = Step::begin(format!("{}, recorded and replayed", service.name()));
+    let recording = bench.record(
+        Load {
+            calls: RECORDED,
+            rate: 0,
+        },
+        stop,
+    )?;
+    let build = [
+        "build",
+        "--release",
+        "--quiet",
+        "--package",
+        "tracewire",
+        "--example",
+        "core_bench",
+    ];
+    quiet(&step, &mut cargo(&build), "see the messages above")?;
+    step.done();
+    println!("\n{}: the core, from a recording", service.name());
+    shown(command(place::target().join("release/examples/core_bench")).arg(recording))
 }
 
 fn calls(throughput: f64, length: Duration) -> u64 {

@@ -85,12 +85,7 @@ impl Bench {
     pub fn run(&self, watch: Watch, load: Load, stop: &Stop) -> Result<Run> {
         let statistics = (watch == Watch::Timed).then(Statistics::on).transpose()?;
         let address = free_address()?;
-        let log = self.folder.join("server");
-        let mut serve = Command::new(&self.workload);
-        serve.args(["server", "--log", "/dev/null", "--listen", &address]);
-        serve.stdout(File::create(&log).context("log")?);
-        let mut server = Running::start("server", &mut serve, Signal::TERM, false)?;
-        server.wait_for_line(&log, "listening", READY, stop)?;
+        let mut server = self.server(&address, stop)?;
         let mut client = self.client(&address, load)?;
         let agent = match watch {
             Watch::Off => None,
@@ -109,6 +104,43 @@ impl Bench {
         server.end();
         drop(statistics);
         Ok(run)
+    }
+
+    /// Runs the load once while the agent writes down what the kernel says: the recording.
+    ///
+    /// # Errors
+    /// When a program fails.
+    pub fn record(&self, load: Load, stop: &Stop) -> Result<PathBuf> {
+        let address = free_address()?;
+        let mut server = self.server(&address, stop)?;
+        let client = self.client(&address, load)?;
+        let file = self.folder.join("recording");
+        let log = self.folder.join("recorder");
+        let mut record = Command::new(&self.agent);
+        record.args(["record", "--pid", &server.pid().to_string()]);
+        record.args(["--pid", &client.pid().to_string(), "--out"]).arg(&file);
+        record
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).context("log of the recorder")?);
+        let mut recorder = Running::start("tracewire", &mut record, Signal::INT, false)?;
+        recorder.wait_for_line(&log, "attached", READY, stop)?;
+        signal(&client, Signal::CONT)?;
+        ended(&client, stop)?;
+        std::thread::sleep(REST);
+        recorder.ask();
+        ended(&recorder, stop)?;
+        server.end();
+        Ok(file)
+    }
+
+    fn server(&self, address: &str, stop: &Stop) -> Result<Running> {
+        let log = self.folder.join("server");
+        let mut serve = Command::new(&self.workload);
+        serve.args(["server", "--log", "/dev/null", "--listen", address]);
+        serve.stdout(File::create(&log).context("log")?);
+        let mut server = Running::start("server", &mut serve, Signal::TERM, false)?;
+        server.wait_for_line(&log, "listening", READY, stop)?;
+        Ok(server)
     }
 
     fn log(&self) -> PathBuf {

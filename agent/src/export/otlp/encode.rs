@@ -246,7 +246,11 @@ fn put_any(out: &mut Vec<u8>, value: &Value) {
 /// Bytes of a length-delimited field of a number below 16, with its key.
 #[inline]
 fn with_head(length: usize) -> usize {
-    let prefix = if length < 0x80 { 1 } else { encoded_len_varint(length as u64) };
+    let prefix = if length < 0x80 {
+        1
+    } else {
+        encoded_len_varint(length as u64)
+    };
     1 + prefix + length
 }
 
