@@ -10,7 +10,7 @@ use tracewire::export::otlp::encoded;
 use tracewire::protocol::fields::Allow;
 use tracewire::recording::Entry;
 use tracewire::recording::file::Reader;
-use tracewire::recording::replay::{Replay, SEED};
+use tracewire::recording::replay::{KEY, Replay};
 use tracewire::span::conventions::Conventions;
 use tracewire::span::{Builder, Span, route};
 
@@ -37,7 +37,7 @@ fn main() {
     let begin = Instant::now();
     while begin.elapsed() < LENGTH {
         let builder = Builder::new(Conventions::default(), route::Config::default());
-        let mut replay = Replay::new(Core::new(Allow::default(), builder, SEED, 0));
+        let mut replay = Replay::new(Core::new(Allow::default(), builder, KEY, 0));
         let mut spans: Vec<Span> = Vec::new();
         let since = cpu();
         let mut encoding = Duration::ZERO;
