@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::connection::record::Event;
 use crate::discover::Resource;
+use crate::propagation::head::{Head, Services};
 use crate::propagation::identity::{Identified, Identities};
 use crate::protocol::fields::Allow;
 use crate::request::assemble::{Assembler, Counts, Output};
@@ -28,6 +29,15 @@ pub trait Processes {
     fn resource(&mut self, pid: u32) -> Arc<Resource>;
 }
 
+/// Names of processes by their resources.
+struct Named<'a, P>(&'a mut P);
+
+impl<P: Processes> Services for Named<'_, P> {
+    fn service(&mut self, pid: u32) -> Arc<str> {
+        self.0.resource(pid).service_name.clone()
+    }
+}
+
 impl Core {
     /// `key` decides all ids.
     pub fn new(allow: Allow, builder: Builder, key: [u64; 2], boot_to_unix_ns: i64) -> Self {
@@ -39,6 +49,11 @@ impl Core {
             identified: Vec::new(),
             boot_to_unix_ns,
         }
+    }
+
+    /// Lets `head` decide over the traces that begin here; without it all are sampled.
+    pub fn sample(&mut self, head: Head) {
+        self.identities.sample(head);
     }
 
     /// Takes one event.
@@ -60,7 +75,8 @@ impl Core {
 
     /// Time passed: CLOCK_BOOTTIME, ns.
     pub fn tick(&mut self, now_ns: u64, processes: &mut impl Processes, spans: &mut Vec<Span>) {
-        self.identities.tick(now_ns, &mut self.identified);
+        self.identities
+            .tick(now_ns, &mut Named(processes), &mut self.identified);
         self.build(processes, spans);
     }
 
@@ -81,7 +97,8 @@ impl Core {
             return;
         }
         for output in self.outputs.drain(..) {
-            self.identities.take(output, &mut self.identified);
+            self.identities
+                .take(output, &mut Named(processes), &mut self.identified);
         }
         self.build(processes, spans);
     }

@@ -2,7 +2,7 @@
 //! a room imports only from rooms left of it, and [`pipeline`] alone knows
 //! them all.
 //!
-//! `bpf → connection → protocol → request → propagation → span → export`
+//! `bpf → connection → protocol → request → propagation → span → sampler → export`
 //!
 //! [`recording`] stands beside them: it keeps what [`core`] is given, and gives it again.
 
@@ -20,5 +20,6 @@ pub mod propagation;
 pub mod protocol;
 pub mod recording;
 pub mod request;
+pub mod sampler;
 pub mod span;
 pub mod telemetry;

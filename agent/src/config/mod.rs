@@ -18,10 +18,12 @@ use std::time::Duration;
 mod environment;
 mod flags;
 mod otlp;
+pub mod sampling;
 
 pub use environment::Environment;
 pub use flags::{ExportFlags, LogFlags, Output};
 pub use otlp::{Compression, Endpoint, Headers, Otlp, Protocol};
+pub use sampling::SamplingFlags;
 
 /// A setting and where it was given, for messages that name what to change.
 #[derive(Clone, Debug, PartialEq, Eq)]

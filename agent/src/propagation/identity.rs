@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use tracewire_common::event::direction;
-use tracewire_common::trace::{Minted, RANDOM, SAMPLED, TraceParent, mint};
+use tracewire_common::trace::{Minted, TraceParent, mint};
 
 use super::edge::Edges;
+use super::head::{Facts, Head, Services};
 use super::w3c;
 use crate::request::assemble::Output;
 use crate::request::{Exchange, Role, Seen, Version};
@@ -37,8 +38,28 @@ struct Waiting {
     until_ns: u64,
 }
 
+/// What the head decision wants to know of a request that has no parent.
+struct Request<'a> {
+    pid: u32,
+    method: &'a Seen<Arc<str>>,
+    path: &'a Seen<Arc<str>>,
+    start_ns: u64,
+}
+
+impl<'a> Request<'a> {
+    fn of(exchange: &'a Exchange) -> Self {
+        Request {
+            pid: exchange.pid,
+            method: &exchange.request.method,
+            path: &exchange.request.path,
+            start_ns: exchange.start_ns,
+        }
+    }
+}
+
 /// Gives identities.
 pub struct Identities {
+    head: Head,
     key: [u64; 2],
     edges: Edges,
     /// Client requests under way.
@@ -54,6 +75,7 @@ impl Identities {
     /// `key` decides all ids: random for an agent, fixed for a replay.
     pub fn new(key: [u64; 2]) -> Self {
         Identities {
+            head: Head::default(),
             key,
             edges: Edges::default(),
             open: FxHashMap::default(),
@@ -64,32 +86,46 @@ impl Identities {
         }
     }
 
+    /// Lets `head` decide over the traces that begin here; without it all are sampled.
+    pub fn sample(&mut self, head: Head) {
+        self.head = head;
+    }
+
     /// Takes what the assembler found; finished exchanges go to `out` as soon as their identity is sure.
-    pub fn take(&mut self, output: Output, out: &mut Vec<Identified>) {
+    pub fn take(&mut self, output: Output, services: &mut impl Services, out: &mut Vec<Identified>) {
         match output {
             Output::Opened { opened, origin } => self.edges.opened(&opened, origin),
             Output::Closed { connection } => self.edges.closed(connection),
             Output::Begun {
                 connection,
                 stream,
+                pid,
                 role: Role::Client,
                 start_ns,
                 traceparent,
                 tracestate,
+                method,
+                path,
             } => {
-                let context = self.client((connection, stream), &traceparent, &tracestate);
+                let request = Request {
+                    pid,
+                    method: &method,
+                    path: &path,
+                    start_ns,
+                };
+                let context = self.client((connection, stream), &traceparent, &tracestate, &request, services);
                 self.edges.called(connection, stream, context.clone(), start_ns);
                 if self.open.len() < OPEN {
                     self.open.insert((connection, stream), context);
                 }
             }
             Output::Begun { .. } => {}
-            Output::Ended(exchange) => self.ended(exchange, out),
+            Output::Ended(exchange) => self.ended(exchange, services, out),
         }
     }
 
     /// Lets go what waited long enough.
-    pub fn tick(&mut self, now_ns: u64, out: &mut Vec<Identified>) {
+    pub fn tick(&mut self, now_ns: u64, services: &mut impl Services, out: &mut Vec<Identified>) {
         // Those that found their caller meanwhile, and those whose time is over. Time only
         // moves forward, so the first that still waits keeps the rest waiting too.
         while let Some(first) = self.waiting.pop_front() {
@@ -97,11 +133,11 @@ impl Identities {
                 self.waiting.push_front(first);
                 break;
             }
-            self.resolve(first.exchange, out);
+            self.resolve(first.exchange, services, out);
         }
     }
 
-    fn ended(&mut self, mut exchange: Box<Exchange>, out: &mut Vec<Identified>) {
+    fn ended(&mut self, mut exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
         let key = (exchange.peer.connection, exchange.stream);
         match exchange.role {
             Role::Client => {
@@ -110,13 +146,17 @@ impl Identities {
                 }
                 let context = match self.open.remove(&key) {
                     Some(context) => context,
-                    None => self.client(key, &exchange.request.traceparent, &exchange.request.tracestate),
+                    None => {
+                        let request = Request::of(&exchange);
+                        let head = &exchange.request;
+                        self.client(key, &head.traceparent, &head.tracestate, &request, services)
+                    }
                 };
                 out.push((exchange, context));
             }
             Role::Server => {
                 if self.caller_known(&exchange) || !local(&exchange) || self.waiting.len() >= WAITING {
-                    self.resolve(exchange, out);
+                    self.resolve(exchange, services, out);
                 } else {
                     // Its client's send may be reported a little later: a send is seen at its end.
                     let until_ns = exchange.end_ns + PATIENCE;
@@ -133,7 +173,7 @@ impl Identities {
     }
 
     /// The server's side: below its client's span, below what the wire says, or a root.
-    fn resolve(&mut self, mut exchange: Box<Exchange>, out: &mut Vec<Identified>) {
+    fn resolve(&mut self, mut exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
         let wire = parse(&exchange.request.traceparent);
         let state = state(&exchange.request.tracestate);
         let connection = exchange.peer.connection;
@@ -170,7 +210,7 @@ impl Identities {
                 flags: wire.flags,
                 trace_state: state,
             },
-            None => root(minted),
+            None => self.root(minted, &Request::of(&exchange), services),
         };
         out.push((exchange, context));
     }
@@ -181,10 +221,12 @@ impl Identities {
         (connection, stream): (u64, u32),
         traceparent: &Seen<Arc<str>>,
         tracestate: &Seen<Arc<str>>,
+        request: &Request<'_>,
+        services: &mut impl Services,
     ) -> SpanContext {
         let minted = mint(self.key, connection, stream, u32::from(direction::SEND));
         let Some(wire) = parse(traceparent) else {
-            return root(minted);
+            return self.root(minted, request, services);
         };
         let trace_state = state(tracestate);
         let mut key = [0; 24];
@@ -215,14 +257,27 @@ impl Identities {
             trace_state,
         }
     }
-}
 
-fn root(minted: Minted) -> SpanContext {
-    SpanContext {
-        trace_id: minted.trace_id,
-        span_id: minted.span_id,
-        flags: SAMPLED | RANDOM,
-        ..SpanContext::default()
+    fn root(&mut self, minted: Minted, request: &Request<'_>, services: &mut impl Services) -> SpanContext {
+        let decision = if self.head.wants_facts() {
+            let text = |seen: &Seen<Arc<str>>| seen.value().cloned().unwrap_or_default();
+            let facts = Facts {
+                service: &services.service(request.pid),
+                method: &text(request.method),
+                path: &text(request.path),
+                now_ns: request.start_ns,
+            };
+            self.head.root(&minted.trace_id, &facts)
+        } else {
+            self.head.root(&minted.trace_id, &Facts::default())
+        };
+        SpanContext {
+            trace_id: minted.trace_id,
+            span_id: minted.span_id,
+            flags: decision.flags,
+            trace_state: decision.trace_state,
+            ..SpanContext::default()
+        }
     }
 }
 

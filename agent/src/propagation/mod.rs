@@ -4,5 +4,7 @@
 //! Bias: a wrong parent is worse than none.
 
 pub mod edge;
+pub mod head;
 pub mod identity;
+pub mod tracestate;
 pub mod w3c;

@@ -98,6 +98,8 @@ pub enum Output {
         connection: u64,
         /// As [`Exchange::stream`].
         stream: u32,
+        /// The observed process.
+        pid: u32,
         /// The observed process's side.
         role: Role,
         /// Time, CLOCK_BOOTTIME ns.
@@ -106,6 +108,10 @@ pub enum Output {
         traceparent: Seen<Arc<str>>,
         /// `tracestate` likewise.
         tracestate: Seen<Arc<str>>,
+        /// As [`RequestHead::method`].
+        method: Seen<Arc<str>>,
+        /// As [`RequestHead::path`].
+        path: Seen<Arc<str>>,
     },
     /// An exchange ended.
     Ended(Box<Exchange>),
@@ -386,10 +392,13 @@ impl Turn<'_> {
         self.out.push(Output::Begun {
             connection: self.connection.peer.connection,
             stream,
+            pid: self.connection.pid,
             role,
             start_ns,
             traceparent: request.traceparent.clone(),
             tracestate: request.tracestate.clone(),
+            method: request.method.clone(),
+            path: request.path.clone(),
         });
     }
 

@@ -45,6 +45,9 @@ pub mod key {
     pub const UNFINISHED: &str = "tracewire.unfinished";
     /// True where the client gave the exchange up, which the HTTP conventions do not call an error.
     pub const CANCELLED: &str = "tracewire.cancelled";
+    /// Why a span that the sampler did not choose is there: `error` or `slow`. It stands for
+    /// itself alone.
+    pub const SAMPLING_REASON: &str = "tracewire.sampling.reason";
     /// gRPC messages of the request.
     pub const REQUEST_MESSAGES: &str = "tracewire.request.messages";
     /// Their bytes, prefixes not counted.
