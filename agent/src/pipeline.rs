@@ -21,6 +21,7 @@ use crate::discover::Resource;
 use crate::discover::resource::Resources;
 use crate::export::Exporter;
 use crate::recording::recorder::Recorder;
+use crate::sampler::{self, Sampler};
 use crate::span::Span;
 use crate::telemetry::Counters;
 
@@ -65,6 +66,7 @@ pub struct Pipeline {
     named: Named,
     chooser: Box<dyn Chooser>,
     recorder: Option<Recorder>,
+    sampler: Sampler,
     counters: Arc<Counters>,
     spans: Vec<Span>,
     ended: VecDeque<(u64, u32)>,
@@ -111,6 +113,7 @@ impl Pipeline {
             named,
             chooser,
             recorder: None,
+            sampler: Sampler::new(sampler::Config::default()),
             counters,
             spans: Vec::new(),
             ended: VecDeque::new(),
@@ -122,6 +125,11 @@ impl Pipeline {
     pub fn record(&mut self, mut recorder: Recorder) {
         recorder.clock(self.core.boot_to_unix_ns);
         self.recorder = Some(recorder);
+    }
+
+    /// Lets `sampler` choose among the spans; without it all are kept.
+    pub fn sample(&mut self, sampler: Sampler) {
+        self.sampler = sampler;
     }
 
     /// Observes a process from now on; false: the kernel refused.
@@ -168,6 +176,8 @@ impl Pipeline {
             recorder.stop(now);
         }
         self.core.stop(now, &mut self.named, &mut self.spans);
+        self.sampler.sift(&mut self.spans, now);
+        self.sampler.stop();
         self.count();
         if !self.spans.is_empty() {
             self.counters.spans.add(self.spans.len() as u64);
@@ -268,6 +278,7 @@ impl Pipeline {
             self.named.known.remove(&pid);
             self.named.resources.forget(pid);
         }
+        self.sampler.sift(&mut self.spans, now);
         if self.upkeep.elapsed() > UPKEEP {
             self.upkeep = Instant::now();
             self.count();
@@ -305,6 +316,10 @@ impl Pipeline {
         self.counters.malformed.set(counts.malformed);
         self.counters.gaps.set(counts.gaps);
         self.counters.requests_unseen.set(counts.requests_unseen);
+        let counts = self.sampler.counts();
+        self.counters.unsampled.set(counts.unsampled);
+        self.counters.released.set(counts.released);
+        self.counters.evicted.set(counts.evicted);
     }
 
     fn hand_over(&mut self, send: &SyncSender<Vec<Span>>) {

@@ -50,6 +50,8 @@ pub fn command(arguments: &[&str]) -> Result<Command> {
         command.env_remove(name);
     }
     command.env("TRACEWIRE_COUNTERS", "1");
+    // What is tested is seen whole, though `run` samples by default.
+    command.env("OTEL_TRACES_SAMPLER", "parentbased_always_on");
     Ok(command)
 }
 

@@ -9,14 +9,16 @@ use std::time::Duration;
 use super::{Failure, Shared, View};
 use crate::bpf::check;
 use crate::bpf::load::{Kernel, Request};
-use crate::config::{Config, LogFlags, Output};
+use crate::config::{self, Config, LogFlags, Output};
 use crate::discover::resource::Resources;
 use crate::export::Exporter;
 use crate::export::console::{ConsoleExporter, Look};
 use crate::export::json::JsonExporter;
 use crate::export::otlp::OtlpExporter;
 use crate::pipeline::{Chooser, Pipeline, Until};
+use crate::propagation::head::Head;
 use crate::protocol::fields::Allow;
+use crate::sampler::{self, Sampler};
 use crate::span::build::Builder;
 use crate::span::conventions::Conventions;
 use crate::span::route;
@@ -39,12 +41,25 @@ pub(super) struct Configured {
 /// The same and what is asked of the kernel; nothing is attached yet.
 pub(super) struct Prepared {
     configured: Configured,
+    sampling: sampler::Config,
     request: Request,
 }
 
-/// Checks all that can be checked before anything is attached.
-pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Result<Prepared, Failure> {
+/// Checks all that can be checked before anything is attached. `share` of the traces is
+/// kept if nobody says another.
+pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f64) -> Result<Prepared, Failure> {
     let configured = configure(&shared.view, log, default)?;
+    let (sampling, warnings) =
+        config::sampling::load(&shared.sampling, share).map_err(|e| Failure::Usage(e.to_string()))?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::debug!(
+        ratio = sampling.head.root.ratio(),
+        rules = sampling.head.rules.len(),
+        errors = sampling.keep_errors,
+        "sampling"
+    );
     if !shared.ring_buffer.is_power_of_two() || !(64..=1 << 20).contains(&shared.ring_buffer) {
         return Err(Failure::Usage(format!(
             "--ring-buffer {}: must be a power of two from 64 to 1048576 (KiB)",
@@ -59,7 +74,11 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output) -> Resul
         key: rand::random(),
         ..Request::default()
     };
-    Ok(Prepared { configured, request })
+    Ok(Prepared {
+        configured,
+        sampling,
+        request,
+    })
 }
 
 /// Checks what spans say and where they go, and makes the exporters.
@@ -168,9 +187,11 @@ impl Prepared {
             runtime,
             exporters,
         } = self.configured;
-        let core = core::Core::new(allow, builder, request.key, clock::boot_to_unix_ns());
-        let pipeline = Pipeline::new(kernel, core, resources, chooser, counters.clone())
+        let mut core = core::Core::new(allow, builder, request.key, clock::boot_to_unix_ns());
+        core.sample(Head::new(self.sampling.head.clone()));
+        let mut pipeline = Pipeline::new(kernel, core, resources, chooser, counters.clone())
             .ok_or_else(|| Failure::Other("the kernel programs lack a map: build tracewire anew".into()))?;
+        pipeline.sample(Sampler::new(self.sampling));
         let _ = &config;
         // SAFETY: malloc_trim takes a number and has no preconditions; loading parsed megabytes of BTF.
         unsafe { libc::malloc_trim(0) };

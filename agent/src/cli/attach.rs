@@ -10,6 +10,9 @@ use crate::discover::scan;
 use crate::discover::select;
 use crate::pipeline::{Children, Until};
 
+/// A person at a terminal wants to see every trace.
+const SHARE: f64 = 1.0;
+
 /// Trace these processes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -21,7 +24,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
-    let prepared = prepare(&args.shared, log, Output::Tree)?;
+    let prepared = prepare(&args.shared, log, Output::Tree, SHARE)?;
     for pid in &args.pid {
         select::check_pid(Path::new(scan::PROC), *pid).map_err(|e| Failure::Usage(format!("--pid {pid}: {e}")))?;
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{ExportFlags, LogFlags};
+use crate::config::{ExportFlags, LogFlags, SamplingFlags};
 
 mod agent;
 mod attach;
@@ -81,6 +81,8 @@ pub(crate) struct View {
 pub(crate) struct Shared {
     #[command(flatten)]
     view: View,
+    #[command(flatten)]
+    sampling: SamplingFlags,
     /// Size of the buffer between kernel and agent, KiB (a power of two)
     #[arg(long, value_name = "KIB", default_value_t = 8192, help_heading = "Kernel")]
     ring_buffer: u32,

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
-    let prepared = prepare(&args.shared, log, Output::None)?;
+    let prepared = prepare(&args.shared, log, Output::None, 1.0)?;
     for pid in &args.pid {
         select::check_pid(Path::new(scan::PROC), *pid).map_err(|e| Failure::Usage(format!("--pid {pid}: {e}")))?;
     }

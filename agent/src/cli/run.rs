@@ -11,6 +11,9 @@ use crate::discover::scan::{self, Listeners};
 use crate::discover::select::{Facts, Selector};
 use crate::pipeline::{Chooser, Until};
 
+/// Traces kept if nobody says another share.
+const SHARE: f64 = 0.01;
+
 /// Trace what selectors choose.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -73,7 +76,7 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
                 .into(),
         ));
     }
-    let prepared = prepare(&args.shared, log, default_output())?;
+    let prepared = prepare(&args.shared, log, default_output(), SHARE)?;
     let choose_new = !args.executable.is_empty() || selector.wants_services();
     let mut agent = prepared.load(
         Resources::new(Config::default()),

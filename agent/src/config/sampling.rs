@@ -67,6 +67,17 @@ impl Standard {
     }
 }
 
+/// Of this process's environment and `flags`, with what was ignored and why; `default` is the
+/// command's own share.
+///
+/// # Errors
+/// Names the flag or variable that can't be obeyed.
+pub fn load(flags: &SamplingFlags, default: f64) -> Result<(Config, Vec<String>), Error> {
+    let mut env = Environment::new(std::env::var_os);
+    let config = read(flags, &mut env, default)?;
+    Ok((config, env.into_warnings()))
+}
+
 /// Reads all of it; `default` is the command's own share.
 ///
 /// # Errors

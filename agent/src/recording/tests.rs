@@ -353,7 +353,7 @@ fn made(records: &[Record]) -> (Vec<String>, Counts) {
     for record in records {
         assembler.event(Event::parse(&bytes(record)).unwrap(), &mut out);
     }
-    let seen = out.into_iter().filter_map(|output| match output {
+    let seen = out.into_iter().filter_map(|mut output| match output {
         Output::Ended(mut exchange) => {
             let cut = |value: &mut Seen<Arc<str>>, f: fn(&str) -> &str| {
                 if let Seen::Value(text) = value {
@@ -370,6 +370,12 @@ fn made(records: &[Record]) -> (Vec<String>, Counts) {
             Some(format!("{exchange:?}"))
         }
         Output::Opened { .. } => None,
+        Output::Begun { ref mut path, .. } => {
+            if let Seen::Value(text) = path {
+                *path = Seen::Value(Arc::from(text.split(['?', '#']).next().unwrap()));
+            }
+            Some(format!("{output:?}"))
+        }
         other => Some(format!("{other:?}")),
     });
     (seen.collect(), assembler.counts())

@@ -64,8 +64,14 @@ counters! {
     gaps: "gaps",
     /// Responses whose request was not seen.
     requests_unseen: "requests_unseen",
-    /// Spans made of exchanges.
+    /// Spans made of exchanges, less those that sampling left out.
     spans: "spans",
+    /// Spans that sampling left out.
+    unsampled: "spans_unsampled",
+    /// Spans that are there for an error or their length, whatever sampling chose.
+    released: "spans_kept_for_error",
+    /// Unsampled spans that could not wait for the end of their request, because too many did.
+    evicted: "spans_unsampled_early",
     /// Spans that the OTLP receiver took.
     spans_exported: "spans_exported",
     /// Spans dropped because the queue was full (`OTEL_BSP_MAX_QUEUE_SIZE`).
@@ -108,6 +114,10 @@ impl Counters {
     /// One line for the end of a run, for people. Causes that did not occur are left out.
     pub fn summary(&self) -> String {
         let mut line = format!("spans {}", self.spans.get());
+        let unsampled = self.unsampled.get() + self.evicted.get();
+        if unsampled > 0 {
+            let _ = write!(line, ", not sampled {unsampled}");
+        }
         write_group(&mut line, "dropped", self.dropped_by_cause());
         write_group(&mut line, "lost events", self.lost());
         line
