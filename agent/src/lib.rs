@@ -7,6 +7,7 @@
 //! [`recording`] stands beside them: it keeps what [`core`] is given, and gives it again.
 
 pub mod attribute;
+pub mod binary;
 pub mod bpf;
 pub mod cli;
 pub mod clock;

@@ -1,0 +1,132 @@
+//! Virtual functions of a C++ class by the name in its type information
+//! (Itanium C++ ABI 2.5 and 2.9): it is there in stripped files too.
+
+use object::Endianness;
+use object::elf;
+use object::read::elf::{ElfFile64, SectionHeader as _};
+
+use super::Binary;
+
+/// Entries read of one table.
+const ENTRIES: u64 = 64;
+
+impl Binary {
+    /// The addresses in the primary virtual table of the class with this mangled name (`21grpc_chttp2_transport`),
+    /// in order. A pure virtual function or a pointer elsewhere ends the list. `None` where the table is not unique.
+    pub fn virtual_functions(&self, class: &str) -> Option<Vec<u64>> {
+        let pointers = self.pointers();
+        let mut name = Vec::with_capacity(class.len() + 1);
+        name.extend_from_slice(class.as_bytes());
+        name.push(0);
+        let names = self.strings(&name);
+        // std::type_info: the virtual table's pointer, then the name.
+        let infos: Vec<u64> = pointers
+            .iter()
+            .filter(|(_, target)| names.contains(target))
+            .filter_map(|(at, _)| at.checked_sub(8))
+            .collect();
+        let [info] = infos[..] else { return None };
+        // A virtual table: offset to top (0 in the primary one), type information, functions.
+        let tables: Vec<u64> = pointers
+            .iter()
+            .filter(|(at, target)| *target == info && at.checked_sub(8).and_then(|top| self.u64_at(top)) == Some(0))
+            .map(|(at, _)| *at)
+            .collect();
+        let mut found = Vec::new();
+        for table in tables {
+            let functions: Vec<u64> = (1..=ENTRIES)
+                .map_while(|n| pointers.get(table.wrapping_add(8 * n)))
+                .take_while(|address| self.executable(*address))
+                .collect();
+            if functions.len() >= 2 {
+                found.push(functions);
+            }
+        }
+        match found.len() {
+            1 => found.pop(),
+            _ => None,
+        }
+    }
+
+    /// The words that follow any pointer to `target`, the first of each `count` places.
+    pub(super) fn words_after_pointer_to(&self, target: u64, count: u64) -> Vec<u64> {
+        let pointers = self.pointers();
+        let mut found = Vec::new();
+        for (at, _) in pointers.iter().filter(|(_, to)| *to == target) {
+            for n in 1..count {
+                let address = at.wrapping_add(8 * n);
+                found.extend(pointers.get(address).filter(|word| self.executable(*word)));
+            }
+        }
+        found.dedup();
+        found
+    }
+
+    /// Pointers in the file's data once it is loaded at its own addresses.
+    fn pointers(&self) -> Pointers {
+        let mut all = Vec::new();
+        if let Some(elf) = self.elf() {
+            relative(&elf, &mut all);
+        }
+        if self.fixed() {
+            for segment in self.segments().iter().filter(|s| !s.executable) {
+                let Some(bytes) = self.rest(segment.address) else {
+                    continue;
+                };
+                for (at, word) in bytes.chunks_exact(8).enumerate() {
+                    let Ok(word) = word.try_into().map(u64::from_le_bytes) else {
+                        continue;
+                    };
+                    if word > 0x1000 && self.offset(word).is_some() {
+                        all.push((segment.address.wrapping_add(at as u64 * 8), word));
+                    }
+                }
+            }
+        }
+        all.sort_unstable();
+        all.dedup_by_key(|(at, _)| *at);
+        Pointers(all)
+    }
+}
+
+struct Pointers(Vec<(u64, u64)>);
+
+impl Pointers {
+    fn iter(&self) -> impl Iterator<Item = &(u64, u64)> {
+        self.0.iter()
+    }
+
+    fn get(&self, at: u64) -> Option<u64> {
+        let index = self.0.binary_search_by_key(&at, |(address, _)| *address).ok()?;
+        self.0.get(index).map(|(_, target)| *target)
+    }
+}
+
+/// `R_X86_64_RELATIVE`, and `R_X86_64_64` to a symbol of the file's own.
+fn relative(elf: &ElfFile64<'_, Endianness>, all: &mut Vec<(u64, u64)>) {
+    let little = Endianness::Little;
+    let data = elf.data();
+    let symbols = elf.elf_dynamic_symbol_table();
+    for section in elf.elf_section_table().iter() {
+        let Ok(Some((entries, _))) = section.rela(little, data) else {
+            continue;
+        };
+        for entry in entries {
+            let addend = entry.r_addend.get(little).cast_unsigned();
+            let at = entry.r_offset.get(little);
+            match entry.r_type(little, false) {
+                elf::R_X86_64_RELATIVE => all.push((at, addend)),
+                elf::R_X86_64_64 => {
+                    let index = object::SymbolIndex(entry.r_sym(little, false) as usize);
+                    if let Ok(symbol) = symbols.symbol(index) {
+                        let value = symbol.st_value.get(little);
+                        if value != 0 {
+                            all.push((at, value.wrapping_add(addend)));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
