@@ -77,7 +77,7 @@ struct Connection {
     role: Option<Role>,
     halves: [Half; 2],
     /// HTTP/2.
-    streams: FxHashMap<u32, Stream>,
+    streams: FxHashMap<u32, Box<Stream>>,
     /// HTTP/1, oldest first, with their numbers.
     queue: VecDeque<(u32, Stream)>,
     /// Highest stream whose request was seen.
@@ -222,7 +222,9 @@ impl Assembler {
             self.counts.gaps += 1;
             connection.lose(way);
         }
+        // Taken out once a record, as the turn borrows the connection.
         let mut frames = std::mem::take(&mut connection.halves[way].frames);
+        let mut http2 = std::mem::take(&mut connection.halves[way].http2);
         let mut turn = Turn {
             connection,
             interner: &mut self.interner,
@@ -234,9 +236,12 @@ impl Assembler {
             http2_limit: None,
             sink: HeadSink::default(),
         };
-        let result = frames.feed(bytes, |head, payload| turn.frame(head, payload, header.time_ns));
+        let result = frames.feed(bytes, |head, payload| {
+            turn.frame(&mut http2, head, payload, header.time_ns);
+        });
         let limit = turn.http2_limit;
         connection.halves[way].frames = frames;
+        connection.halves[way].http2 = http2;
         if let Some(limit) = limit {
             connection.halves[1 - way].http2.set_limit(limit);
         }
@@ -303,7 +308,7 @@ struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    fn frame(&mut self, head: Head, payload: &[u8], time_ns: u64) {
+    fn frame(&mut self, http2: &mut Direction, head: Head, payload: &[u8], time_ns: u64) {
         match head.kind {
             frame::HEAD => self.http1_head(head, payload, time_ns),
             frame::BODY_END => self.http1_body_end(time_ns),
@@ -311,13 +316,11 @@ impl Turn<'_> {
             _ => {
                 if let Some((_, stream, _)) = self.connection.upgraded.take() {
                     // RFC 7540 §3.2: the response to the upgraded request comes on stream 1.
-                    self.connection.streams.insert(1, stream);
+                    self.connection.streams.insert(1, Box::new(stream));
                 }
-                let mut http2 = std::mem::take(&mut self.connection.halves[self.way].http2);
                 let before = http2.malformed;
                 http2.frame(head, payload, time_ns, self.origin, self);
                 self.counts.malformed += http2.malformed - before;
-                self.connection.halves[self.way].http2 = http2;
             }
         }
     }
@@ -364,11 +367,11 @@ impl Turn<'_> {
                 let request = sink.into_request(damaged);
                 self.begin(stream, time_ns, &request);
                 self.connection.newest = self.connection.newest.max(stream);
-                let open = Stream {
+                let open = Box::new(Stream {
                     start_ns: time_ns,
                     request,
                     ..Stream::default()
-                };
+                });
                 self.connection.streams.insert(stream, open);
             }
             // A second block on the same stream is the request's trailers: nothing of interest.
@@ -623,7 +626,7 @@ impl Connection {
     /// The agent stops: nothing is known of the ends.
     fn abandon(&mut self, time_ns: u64, out: &mut Vec<Output>) {
         self.settle(out);
-        let streams: Vec<(u32, Stream)> = self.streams.drain().collect();
+        let streams: Vec<(u32, Box<Stream>)> = self.streams.drain().collect();
         for (key, open) in streams {
             self.finish(key, open, time_ns, Outcome::Unfinished, out);
         }
@@ -632,8 +635,8 @@ impl Connection {
         }
     }
 
-    fn finish(&self, stream: u32, open: Stream, end_ns: u64, outcome: Outcome, out: &mut Vec<Output>) {
-        self.exchange(stream, open, end_ns, outcome, Version::Http2, out);
+    fn finish(&self, stream: u32, open: Box<Stream>, end_ns: u64, outcome: Outcome, out: &mut Vec<Output>) {
+        self.exchange(stream, *open, end_ns, outcome, Version::Http2, out);
     }
 
     fn finish_http1(&self, stream: u32, open: Stream, end_ns: u64, outcome: Outcome, out: &mut Vec<Output>) {
