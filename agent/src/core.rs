@@ -12,6 +12,9 @@ use crate::request::assemble::{Assembler, Counts, Output};
 use crate::span::Span;
 use crate::span::build::Builder;
 
+#[cfg(test)]
+mod secrets;
+
 /// The rooms from connection to span, in a row.
 pub struct Core {
     assembler: Assembler,

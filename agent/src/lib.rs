@@ -4,6 +4,7 @@
 //!
 //! `bpf → connection → protocol → request → propagation → span → sampler → export`
 //!
+//! [`privacy`] is used by all that show a text of the wire.
 //! [`recording`] stands beside them: it keeps what [`core`] is given, and gives it again.
 
 pub mod attribute;
@@ -17,6 +18,7 @@ pub mod core;
 pub mod discover;
 pub mod export;
 pub mod pipeline;
+pub mod privacy;
 pub mod propagation;
 pub mod protocol;
 pub mod recording;

@@ -96,6 +96,7 @@ fn span(service: &str, id: u64, name: &str) -> Span {
         end_unix_ns: 1_790_000_000_005_000_000,
         status: Status::Error(Some("no greeter".into())),
         attributes: vec![("rpc.method".into(), Value::Shared(name.into()))],
+        dropped_attributes: 0,
         resource: Arc::new(Resource {
             id,
             service_name: service.into(),

@@ -40,6 +40,7 @@ pub fn server(trace: u128, id: u64, parent: Option<u64>) -> Span {
             ("rpc.method".into(), Value::Shared("helloworld.Greeter/SayHello".into())),
             ("server.port".into(), Value::Int(50051)),
         ],
+        dropped_attributes: 0,
         resource: resource(1, "greeter"),
     }
 }

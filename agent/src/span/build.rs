@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::conventions::{Conventions, key};
+use super::limits::Limits;
 use super::route::{self, Routes};
 use super::rpc::Methods;
 use super::url::Host;
@@ -19,6 +20,7 @@ use super::{Kind, Span, SpanContext, Status};
 use crate::attribute::{Key, Value};
 use crate::connection::Transport;
 use crate::discover::Resource;
+use crate::privacy::Policy;
 use crate::request::{Exchange, Outcome, Protocol, Role, Seen};
 
 /// Entries of one interning table; a full one starts over.
@@ -35,6 +37,8 @@ pub struct Builder {
     pub(super) routes: Routes,
     pub(super) methods: Methods,
     pub(super) names: Names,
+    pub(super) privacy: Policy,
+    limits: Limits,
     hosts: FxHashMap<Arc<str>, Option<Host>>,
     addresses: FxHashMap<IpAddr, Arc<str>>,
 }
@@ -47,9 +51,25 @@ impl Builder {
             names: Names::new(&conventions.http_methods),
             conventions,
             routes: Routes::new(routes),
+            privacy: Policy::default(),
+            limits: Limits::default(),
             hosts: FxHashMap::default(),
             addresses: FxHashMap::default(),
         }
+    }
+
+    /// What spans must not show.
+    #[must_use]
+    pub fn with_privacy(mut self, privacy: Policy) -> Self {
+        self.privacy = privacy;
+        self
+    }
+
+    /// How much spans may hold.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// The span of an exchange. `boot_to_unix_ns` is what must be added to
@@ -73,6 +93,14 @@ impl Builder {
             let unseen = draft.unseen.iter().map(|name| Arc::from(*name)).collect();
             draft.put(key::UNSEEN, Value::Strings(unseen));
         }
+        let dropped_attributes = self.limits.apply(&mut draft.attributes);
+        let mut context = context;
+        if let Some(state) = &context.trace_state
+            && matches!(self.privacy.exact(state), Cow::Owned(_))
+        {
+            // It was carried on as it came; what it holds does not belong into a span.
+            context.trace_state = None;
+        }
         Span {
             context,
             name: draft.name,
@@ -87,6 +115,7 @@ impl Builder {
                 .saturating_add_signed(boot_to_unix_ns),
             status: draft.status,
             attributes: draft.attributes,
+            dropped_attributes,
             resource,
         }
     }
@@ -130,7 +159,10 @@ impl Builder {
         if let Some(host) = self.hosts.get(authority) {
             return host.clone();
         }
-        let host = Host::parse(super::url::cut(authority, 512));
+        let mut host = Host::parse(super::url::cut(authority, 512));
+        if let Some(host) = &mut host {
+            host.address = self.privacy.exact_shared(&host.address);
+        }
         if self.hosts.len() >= TABLE_LIMIT {
             self.hosts.clear();
         }
@@ -199,7 +231,7 @@ impl Draft {
     }
 
     /// Fields that the user asked for, one attribute a name with all its values.
-    pub(super) fn captured(&mut self, prefix: &'static str, fields: &[(Arc<str>, Arc<str>)]) {
+    pub(super) fn captured(&mut self, prefix: &'static str, fields: &[(Arc<str>, Arc<str>)], privacy: &Policy) {
         for (i, (name, _)) in fields.iter().enumerate() {
             if fields.iter().take(i).any(|(earlier, _)| earlier == name) {
                 continue;
@@ -207,7 +239,7 @@ impl Draft {
             let values = fields
                 .iter()
                 .filter(|(n, _)| n == name)
-                .map(|(_, value)| Arc::clone(value))
+                .map(|(_, value)| privacy.field(name, value))
                 .collect();
             self.attributes
                 .push((Cow::Owned([prefix, name].concat()), Value::Strings(values)));

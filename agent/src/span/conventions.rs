@@ -28,6 +28,7 @@ pub mod key {
     pub const SERVER_PORT: &str = "server.port";
     pub const URL_FULL: &str = "url.full";
     pub const URL_PATH: &str = "url.path";
+    pub const URL_QUERY: &str = "url.query";
     pub const URL_SCHEME: &str = "url.scheme";
     pub const URL_TEMPLATE: &str = "url.template";
     pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";

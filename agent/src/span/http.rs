@@ -1,5 +1,5 @@
 //! Spans of HTTP (semantic conventions 1.45, `docs/http/http-spans.md`). The
-//! query never shows, values in the path that look private are redacted.
+//! query never shows unless asked for, values in the path that look private are redacted.
 //!
 //! Deviation, chosen with [`route::Mode`](super::route::Mode): the
 //! conventions leave `http.route` empty where no framework gives one; an
@@ -16,10 +16,11 @@ use super::build::{Builder, Draft};
 use super::conventions::{OTHER, key, prefix};
 use super::route::Named;
 use super::status::{self, h2};
-use super::url::{Host, PATH_LIMIT, Target, cut};
+use super::url::{self, Host, PATH_LIMIT, Target, cut};
 use crate::attribute::Value;
 use crate::connection::Transport;
 use crate::discover::Resource;
+use crate::privacy::{self, Query};
 use crate::request::{Exchange, Outcome, Role, Seen, Version};
 
 /// Longest `user_agent.original`, bytes.
@@ -82,6 +83,13 @@ impl Builder {
             (None, Some(path), Seen::Value(whole)) if path.len() == whole.len() => Some(Arc::clone(whole)),
             (None, path, _) => path.map(Arc::from),
         };
+        let path = path.map(|path| self.privacy.own_shared(&path));
+        let query = match &request.path {
+            Seen::Value(target) if self.privacy.query != Query::Off => {
+                url::query(target).and_then(|query| self.privacy.query(cut(query, PATH_LIMIT)))
+            }
+            _ => None,
+        };
         let scheme = scheme(exchange, &target);
         if request.scheme.is_unknown() && scheme.is_none() && server {
             draft.unseen(key::URL_SCHEME);
@@ -90,13 +98,17 @@ impl Builder {
             if let Some(path) = path {
                 draft.put(key::URL_PATH, Value::Shared(path));
             }
+            if let Some(query) = query {
+                draft.put(key::URL_QUERY, Value::Shared(query.into()));
+            }
             if let Some(scheme) = scheme {
                 draft.put(key::URL_SCHEME, Value::Str(scheme));
             }
         } else {
-            self.client_url(&target, scheme, host.as_ref(), path, draft);
+            self.client_url(&target, scheme, host.as_ref(), path, query.as_deref(), draft);
         }
         if let Some(template) = named.template {
+            let template = self.privacy.own_shared(&template);
             draft.name = self.names.route(method, &template);
             draft.put(
                 if server { key::HTTP_ROUTE } else { key::URL_TEMPLATE },
@@ -104,7 +116,7 @@ impl Builder {
             );
         }
         for (name, value) in named.params {
-            draft.param(&name, value);
+            draft.param(&name, self.privacy.own_shared(&value));
         }
         if let Some(host) = host {
             draft.host(host);
@@ -132,15 +144,15 @@ impl Builder {
             if let Seen::Value(agent) = &request.user_agent {
                 let short = cut(agent, USER_AGENT_LENGTH);
                 let agent = if short.len() == agent.len() {
-                    Arc::clone(agent)
+                    self.privacy.free_shared(agent)
                 } else {
-                    short.into()
+                    self.privacy.free(short).into()
                 };
                 draft.put(key::USER_AGENT_ORIGINAL, Value::Shared(agent));
             }
         }
-        draft.captured(prefix::HTTP_REQUEST_HEADER, &request.captured);
-        draft.captured(prefix::HTTP_RESPONSE_HEADER, &exchange.response.captured);
+        draft.captured(prefix::HTTP_REQUEST_HEADER, &request.captured, &self.privacy);
+        draft.captured(prefix::HTTP_RESPONSE_HEADER, &exchange.response.captured, &self.privacy);
     }
 
     /// `http.request.method` and the name that stands until a route is known.
@@ -153,7 +165,7 @@ impl Builder {
                     return Some(number);
                 }
                 draft.text(key::HTTP_REQUEST_METHOD, OTHER);
-                let original = cut(method, METHOD_LENGTH).into();
+                let original = self.privacy.free(cut(method, METHOD_LENGTH)).into();
                 draft.put(key::HTTP_REQUEST_METHOD_ORIGINAL, Value::Shared(original));
             }
             _ => draft.unseen(key::HTTP_REQUEST_METHOD),
@@ -195,6 +207,7 @@ impl Builder {
         scheme: Option<Cow<'static, str>>,
         host: Option<&Host>,
         path: Option<Arc<str>>,
+        query: Option<&str>,
         draft: &mut Draft,
     ) {
         let (Some(scheme), Some(host)) = (scheme, host) else {
@@ -226,6 +239,10 @@ impl Builder {
             full.push_str(itoa(port, &mut [0; 5]));
         }
         full.push_str(path.as_deref().unwrap_or("/"));
+        if let Some(query) = query {
+            full.push('?');
+            full.push_str(query);
+        }
         draft.put(key::URL_FULL, Value::Shared(full.into()));
     }
 }
@@ -252,7 +269,7 @@ fn scheme(exchange: &Exchange, target: &Target) -> Option<Cow<'static, str>> {
     let known = |scheme: &str| match scheme {
         "http" => Cow::Borrowed("http"),
         "https" => Cow::Borrowed("https"),
-        other => Cow::Owned(cut(other, 16).to_owned()),
+        other => Cow::Owned(privacy::Policy::default().exact(cut(other, 16)).into_owned()),
     };
     match (&exchange.request.scheme, target.scheme) {
         (Seen::Value(scheme), _) => Some(known(scheme)),

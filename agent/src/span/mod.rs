@@ -8,10 +8,11 @@ use crate::discover::Resource;
 pub mod build;
 pub mod conventions;
 mod http;
+pub mod limits;
 pub mod route;
 mod rpc;
 mod status;
-mod url;
+pub(crate) mod url;
 
 #[cfg(test)]
 mod tests;
@@ -76,6 +77,8 @@ pub struct Span {
     pub status: Status,
     /// Attributes by their semantic-convention names.
     pub attributes: Vec<(Key, Value)>,
+    /// Attributes that the limits left out.
+    pub dropped_attributes: u32,
     /// The observed process.
     pub resource: Arc<Resource>,
 }

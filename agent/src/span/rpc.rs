@@ -15,6 +15,7 @@ use super::status::{self, Code, h2};
 use super::url::{bare, cut};
 use crate::attribute::Value;
 use crate::discover::Resource;
+use crate::privacy::Policy;
 use crate::request::{Exchange, Outcome, Protocol, Role, Seen};
 
 /// Methods of one service (and role) that get a name of their own.
@@ -106,10 +107,13 @@ impl Builder {
         match &exchange.request.path {
             Seen::Value(path) => {
                 let path = bare(path);
-                match self
-                    .methods
-                    .name(&resource.service_name, exchange.role, path, verdict.evidence)
-                {
+                match self.methods.name(
+                    &resource.service_name,
+                    exchange.role,
+                    path,
+                    verdict.evidence,
+                    &self.privacy,
+                ) {
                     Some(method) => {
                         draft.put(key::RPC_METHOD, Value::Shared(Arc::clone(&method.name)));
                         if self.conventions.rpc_dup
@@ -122,7 +126,10 @@ impl Builder {
                     None => {
                         draft.text(key::RPC_METHOD, OTHER);
                         let original = cut(path.strip_prefix('/').unwrap_or(path), METHOD_LENGTH);
-                        draft.put(key::RPC_METHOD_ORIGINAL, Value::Shared(original.into()));
+                        draft.put(
+                            key::RPC_METHOD_ORIGINAL,
+                            Value::Shared(self.privacy.exact(original).into()),
+                        );
                         draft.name = self.methods.system(connect);
                     }
                 }
@@ -150,7 +157,7 @@ impl Builder {
         }
         if let Some(error) = verdict.error {
             draft.put(key::ERROR_TYPE, Value::Str(error));
-            draft.status = Status::Error(verdict.description);
+            draft.status = Status::Error(verdict.description.map(|text| self.privacy.free_shared(&text)));
         }
         if let Some(host) = self.server(exchange, &exchange.request.authority, draft) {
             draft.host(host);
@@ -169,8 +176,12 @@ impl Builder {
                 Value::Int(i64::try_from(response.bytes).unwrap_or(i64::MAX)),
             );
         }
-        draft.captured(prefix::RPC_REQUEST_METADATA, &exchange.request.captured);
-        draft.captured(prefix::RPC_RESPONSE_METADATA, &exchange.response.captured);
+        draft.captured(prefix::RPC_REQUEST_METADATA, &exchange.request.captured, &self.privacy);
+        draft.captured(
+            prefix::RPC_RESPONSE_METADATA,
+            &exchange.response.captured,
+            &self.privacy,
+        );
     }
 }
 
@@ -385,7 +396,14 @@ impl Methods {
     }
 
     /// The method's name, if it has one by now.
-    fn name(&mut self, service: &Arc<str>, role: Role, path: &str, evidence: Evidence) -> Option<Method> {
+    fn name(
+        &mut self,
+        service: &Arc<str>,
+        role: Role,
+        path: &str,
+        evidence: Evidence,
+        privacy: &Policy,
+    ) -> Option<Method> {
         let key = (Arc::clone(service), role);
         if !self.learned.contains_key(&key) && self.learned.len() >= SERVICE_LIMIT {
             self.learned.clear();
@@ -400,7 +418,7 @@ impl Methods {
         if full || path.len() > METHOD_LENGTH || !(configured || evidence >= Evidence::Called) {
             return None;
         }
-        let method = Method::new(path, configured || evidence == Evidence::Answered);
+        let method = Method::new(&privacy.exact(path), configured || evidence == Evidence::Answered);
         self.learned
             .entry((Arc::clone(service), role))
             .or_default()

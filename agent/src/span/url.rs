@@ -91,6 +91,12 @@ impl<'a> Target<'a> {
     }
 }
 
+/// The query, without its question mark.
+pub fn query(target: &str) -> Option<&str> {
+    let target = target.split_once('#').map_or(target, |(target, _)| target);
+    target.split_once('?').map(|(_, query)| query)
+}
+
 /// Without query and fragment.
 pub fn bare(path: &str) -> &str {
     match memchr::memchr2(b'?', b'#', path.as_bytes()) {

@@ -3,7 +3,8 @@
 
 use tracewire_common::elided::BLOCK_LIMIT;
 
-use super::policy;
+use super::policy::{self, Side};
+use crate::privacy::Policy;
 use crate::protocol::fields::Allow;
 use crate::protocol::http1::{Malformed, parse_request, parse_response};
 
@@ -30,54 +31,62 @@ pub(super) fn head(bytes: &[u8], allow: &Allow) -> (Vec<u8>, Option<bool>) {
 fn request(bytes: &[u8], allow: &Allow) -> Result<Vec<u8>, Malformed> {
     let head = parse_request(bytes)?;
     let mut out = Vec::with_capacity(bytes.len());
-    out.extend_from_slice(head.method.as_bytes());
+    out.extend_from_slice(Policy::default().exact(head.method).as_bytes());
     out.push(b' ');
-    target(&mut out, head.method, head.target);
+    let side = Side::of(Some(true), head.headers());
+    target(&mut out, head.method, head.target, side.rpc);
     out.extend_from_slice(if head.minor_version == 0 {
         b" HTTP/1.0\r\n"
     } else {
         b" HTTP/1.1\r\n"
     });
-    fields(&mut out, head.headers(), true, head.truncated, allow);
+    fields(&mut out, head.headers(), side, head.truncated, allow);
     Ok(out)
 }
 
 fn response(bytes: &[u8], allow: &Allow) -> Result<Vec<u8>, Malformed> {
     let head = parse_response(bytes)?;
     let mut out = format!("HTTP/1.1 {:03}\r\n", head.status).into_bytes();
-    fields(&mut out, head.headers(), false, head.truncated, allow);
+    let side = Side {
+        request: Some(false),
+        rpc: false,
+    };
+    fields(&mut out, head.headers(), side, head.truncated, allow);
     Ok(out)
 }
 
 /// The request target in any of its forms (RFC 9112 §3.2), without query and user information.
-fn target(out: &mut Vec<u8>, method: &str, target: &str) {
+fn target(out: &mut Vec<u8>, method: &str, target: &str, rpc: bool) {
     let kept = policy::target(target.as_bytes());
     let scheme = memchr::memmem::find(kept, b"://").map(|at| kept.split_at(at + 3));
     match scheme {
-        _ if method.eq_ignore_ascii_case("CONNECT") => out.extend_from_slice(policy::authority(kept)),
+        _ if method.eq_ignore_ascii_case("CONNECT") => {
+            let authority = String::from_utf8_lossy(policy::authority(kept));
+            out.extend_from_slice(Policy::default().exact(&authority).as_bytes());
+        }
         Some((scheme, rest)) if !scheme.starts_with(b"/") => {
             let end = memchr::memchr(b'/', rest).unwrap_or(rest.len());
             let (authority, path) = rest.split_at(end);
             out.extend_from_slice(scheme);
             out.extend_from_slice(policy::authority(authority));
-            out.extend_from_slice(path);
+            out.extend_from_slice(&policy::path(path, rpc));
         }
         _ if kept.is_empty() => out.push(b'/'),
-        _ => out.extend_from_slice(kept),
+        _ => out.extend_from_slice(&policy::path(kept, rpc)),
     }
 }
 
 fn fields<'a>(
     out: &mut Vec<u8>,
     fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    request: bool,
+    side: Side,
     truncated: bool,
     allow: &Allow,
 ) {
     for (name, value) in fields {
         out.extend_from_slice(name);
         out.extend_from_slice(b": ");
-        out.extend_from_slice(policy::value(name, value, Some(request), allow));
+        out.extend_from_slice(&policy::value(name, value, side, allow));
         out.extend_from_slice(b"\r\n");
     }
     // A head without its empty line reads as truncated again.

@@ -7,7 +7,7 @@
 
 use tracewire_common::elided::{BLOCK_LIMIT, Head, flag, frame};
 
-use super::policy::{self, REDACTED};
+use super::policy::{self, REDACTED, Side};
 use crate::protocol::fields::Allow;
 use crate::protocol::hpack::encoder;
 use crate::protocol::http2::{Direction, Opening, Signal, Sink};
@@ -130,7 +130,7 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Appends a field, of a request's block or a response's.
-    fn write(&mut self, name: Option<&[u8]>, value: Option<&[u8]>, request: Option<bool>) {
+    fn write(&mut self, name: Option<&[u8]>, value: Option<&[u8]>, side: Side) {
         if self.full {
             return;
         }
@@ -139,7 +139,7 @@ impl<'a> Rewriter<'a> {
             self.full = self.block.len() > BLOCK;
             return;
         };
-        let value = policy::value(name, value, request, self.allow);
+        let value = &*policy::value(name, value, side, self.allow);
         if self.block.len() + name.len() + value.len() + 16 > BLOCK {
             // A block of thousands of indexes: that there was more is kept, not what.
             self.full = true;
@@ -175,18 +175,28 @@ impl Sink for Rewriter<'_> {
     }
 
     fn field(&mut self, name: Option<&[u8]>, value: Option<&[u8]>) {
-        if self.opening == Opening::Unclear && self.requests.is_none() {
-            // What may be kept depends on whose the block is, which its pseudo-headers tell.
+        let side = self.side();
+        if side != Some(false) {
+            // What may be kept depends on whose the block is, which its pseudo-headers tell,
+            // and of a request's path on whether it is a method's name.
             let takes = |text: Option<&[u8]>| text.map_or(0, <[u8]>::len);
-            self.octets += takes(name) + takes(value);
+            let before = self.octets;
+            self.octets += takes(name) + takes(value) + usize::from(side.is_some());
             if self.octets <= BLOCK {
                 self.held.push((name.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec)));
-            } else {
+            } else if side.is_none() || before <= BLOCK {
                 self.held.push((None, None));
             }
             return;
         }
-        self.write(name, value, self.side());
+        self.write(
+            name,
+            value,
+            Side {
+                request: side,
+                rpc: false,
+            },
+        );
     }
 
     fn signal(&mut self, signal: Signal, _time_ns: u64) {
@@ -199,12 +209,18 @@ impl Sink for Rewriter<'_> {
             self.shown = match self.opening {
                 Opening::Request => Some(true),
                 Opening::Response => Some(false),
+                // The connection's past tells it; a stray pseudo-header does not change that.
+                Opening::Unclear if self.requests.is_some() => None,
                 Opening::Unclear if has(&[b":method", b":path", b":scheme", b":authority"]) => Some(true),
                 Opening::Unclear if has(&[b":status"]) => Some(false),
                 Opening::Unclear => None,
             };
+            let whose = self.shown.or(self.side());
+            let known = |(name, value): &'_ crate::request::sort::Held| Some((name.clone()?, value.clone()?));
+            let whole: Vec<_> = held.iter().filter_map(known).collect();
+            let side = Side::of(whose, whole.iter().map(|(n, v)| (n.as_slice(), v.as_slice())));
             for (name, value) in &held {
-                self.write(name.as_deref(), value.as_deref(), self.shown);
+                self.write(name.as_deref(), value.as_deref(), side);
             }
         }
     }
@@ -216,7 +232,11 @@ impl Sink for Rewriter<'_> {
             };
             let (name, value) = line.split_at(colon);
             let (name, value) = (name.trim_ascii(), value.get(1..).unwrap_or_default().trim_ascii());
-            let value = policy::value(name, value, Some(false), self.allow);
+            let side = Side {
+                request: Some(false),
+                rpc: false,
+            };
+            let value = &*policy::value(name, value, side, self.allow);
             if self.trailer.len() + name.len() + value.len() + 3 > TRAILER {
                 return;
             }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
-pub mod letters;
+use crate::privacy::REDACTED;
+
 pub mod pattern;
 pub mod segment;
 pub mod trie;
@@ -23,7 +24,7 @@ mod evaluation;
 mod tests;
 
 pub use pattern::{Pattern, PatternError};
-use segment::{REDACTED, Segment};
+use segment::Segment;
 use trie::Trie;
 
 /// Services whose routes are learned; the one unused for longest makes room.
@@ -210,6 +211,11 @@ impl Routes {
             self.forget(oldest);
         }
     }
+}
+
+/// A path (no query) as it may be shown; `None`: as it is.
+pub fn private(path: &str) -> Option<Arc<str>> {
+    redacted(path, &Segment::all(path))
 }
 
 /// The path without its private values and without the values of matrix

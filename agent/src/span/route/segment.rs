@@ -7,11 +7,9 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use super::letters::{is_random, rare_pairs, turns};
 use super::vocabulary;
-
-/// What stands in place of a private value.
-pub const REDACTED: &str = "REDACTED";
+use crate::privacy::letters::{is_random, rare_pairs, turns};
+use crate::privacy::{REDACTED, holds_secret, is_card, is_private};
 
 /// Longest value that is shown, bytes.
 const VALUE_LENGTH: usize = 128;
@@ -159,6 +157,17 @@ fn is_verb(verb: &str) -> bool {
 }
 
 fn shape(text: &str) -> Shape {
+    let shape = shape_by_letters(text);
+    // More than one word, or part of a path that was encoded: free text.
+    let free = || memchr::memchr3(b'/', b'+', b' ', text.as_bytes()).is_some() && is_private(text);
+    if !shape.is_private() && (text == REDACTED || holds_secret(text) || free()) {
+        // What was redacted before (a recording's paths) is as hidden as it was.
+        return Shape::Token;
+    }
+    shape
+}
+
+fn shape_by_letters(text: &str) -> Shape {
     let bytes = text.as_bytes();
     if bytes.is_empty() || text == "." || text == ".." {
         return Shape::Word;
@@ -171,11 +180,7 @@ fn shape(text: &str) -> Shape {
         };
     }
     if digits == bytes.len() {
-        return if bytes.len() >= 13 && is_card(bytes) {
-            Shape::Token
-        } else {
-            Shape::Number
-        };
+        return if is_card(bytes) { Shape::Token } else { Shape::Number };
     }
     if let Some(rest) = text.strip_prefix('+')
         && digits >= 6
@@ -217,11 +222,11 @@ fn shape(text: &str) -> Shape {
         && is_extension(extension)
     {
         // A file is what its name is; a build's hash in it makes it a value.
-        let whole = shape(stem);
+        let whole = shape_by_letters(stem);
         if whole != Shape::Word {
             return whole;
         }
-        return if stem.split('.').any(|part| shape(part).is_value()) {
+        return if stem.split('.').any(|part| shape_by_letters(part).is_value()) {
             Shape::Slug
         } else {
             Shape::Word
@@ -335,27 +340,6 @@ fn is_date(bytes: &[u8]) -> bool {
         && digit(6)
         && matches!(bytes.get(5), Some(b'0' | b'1'))
         && matches!(bytes.get(7), None | Some(b'-'))
-}
-
-/// Luhn's check of 13 to 19 digits (ISO/IEC 7812-1).
-fn is_card(digits: &[u8]) -> bool {
-    if digits.len() > 19 {
-        return false;
-    }
-    let sum: u32 = digits
-        .iter()
-        .rev()
-        .enumerate()
-        .map(|(i, d)| {
-            let d = u32::from(d.saturating_sub(b'0'));
-            match (i % 2, d) {
-                (0, d) => d,
-                (_, d) if d > 4 => d * 2 - 9,
-                (_, d) => d * 2,
-            }
-        })
-        .sum();
-    sum.is_multiple_of(10)
 }
 
 /// Extensions under which things are asked for.
