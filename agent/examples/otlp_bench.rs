@@ -50,6 +50,7 @@ fn spans(resource: &Arc<Resource>) -> Vec<Span> {
                 ("network.transport".into(), Value::Str("tcp".into())),
                 ("user_agent.original".into(), Value::Shared("grpc-go/1.71.0".into())),
             ],
+            dropped_attributes: 0,
             resource: resource.clone(),
         })
         .collect()

@@ -16,6 +16,7 @@ use crate::export::console::{ConsoleExporter, Look};
 use crate::export::json::JsonExporter;
 use crate::export::otlp::OtlpExporter;
 use crate::pipeline::{Chooser, Pipeline, Until};
+use crate::privacy::{Policy, Query};
 use crate::propagation::head::Head;
 use crate::protocol::fields::Allow;
 use crate::sampler::{self, Sampler};
@@ -105,7 +106,17 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
             .map_err(|e| Failure::Usage(format!("--route {pattern}: {e}")))?;
         routes.patterns.push(parsed);
     }
-    let builder = Builder::new(conventions, routes);
+    let privacy = Policy {
+        query: if shared.show_queries {
+            Query::Redacted
+        } else {
+            Query::Off
+        },
+        patterns: shared.redact.clone().into(),
+    };
+    let builder = Builder::new(conventions, routes)
+        .with_privacy(privacy)
+        .with_limits(config.limits.clone());
     let lower = |names: &[String]| names.iter().map(|n| Arc::from(n.to_ascii_lowercase())).collect();
     let allow = Allow {
         request: lower(&shared.capture_request_header),

@@ -60,6 +60,12 @@ pub(crate) struct View {
     /// Keep this response header field or trailer as an attribute
     #[arg(long, value_name = "NAME", help_heading = "Privacy")]
     capture_response_header: Vec<String>,
+    /// Show query strings, their private values left out; they are off unless this is given
+    #[arg(long, help_heading = "Privacy")]
+    show_queries: bool,
+    /// Also hide what this regular expression matches, in every text of a span
+    #[arg(long, value_name = "REGEX", help_heading = "Privacy")]
+    redact: Vec<regex::Regex>,
     /// A route of your HTTP services, like /users/{id} or /files/*rest; tried before learned ones
     #[arg(long, value_name = "PATTERN", help_heading = "Naming")]
     route: Vec<String>,

@@ -106,6 +106,20 @@ impl<'a> Environment<'a> {
         }
     }
 
+    /// The first of `names` that is set, a count.
+    ///
+    /// # Errors
+    /// If it is no such number.
+    pub fn count(&self, names: &[&'static str]) -> Result<Option<usize>, Error> {
+        let Some(Given { value, source }) = self.text(names)? else {
+            return Ok(None);
+        };
+        match value.trim().parse() {
+            Ok(count) => Ok(Some(count)),
+            Err(_) => Err(Error::new(source, format_args!("`{value}` is not a whole number"))),
+        }
+    }
+
     /// A duration in milliseconds.
     ///
     /// # Errors

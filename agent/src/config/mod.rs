@@ -17,8 +17,11 @@ use std::time::Duration;
 
 mod environment;
 mod flags;
+mod limits;
 mod otlp;
 pub mod sampling;
+
+use crate::span::limits::Limits;
 
 pub use environment::Environment;
 pub use flags::{ExportFlags, LogFlags, Output};
@@ -78,6 +81,8 @@ pub struct Config {
     pub otlp: Option<Otlp>,
     /// How spans are queued and batched for OTLP.
     pub batch: Batch,
+    /// How much a span may hold, `OTEL_ATTRIBUTE_*` and `OTEL_SPAN_*`.
+    pub limits: Limits,
     /// The least severe of the agent's own messages that is shown.
     pub log_level: LogLevel,
     /// `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`: replaces the known HTTP methods (case-sensitive).
@@ -171,6 +176,7 @@ impl Config {
                 .map(|g| g.value)
                 .unwrap_or_default(),
         };
+        let limits = limits::read(&env)?;
         let http_known_methods = env.text(&["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"])?.map(|g| {
             g.value
                 .split(',')
@@ -192,6 +198,7 @@ impl Config {
             output,
             otlp: otlp_on.then_some(otlp),
             batch,
+            limits,
             log_level,
             http_known_methods,
             warnings: env.into_warnings(),

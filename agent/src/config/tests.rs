@@ -182,3 +182,24 @@ fn flags_win_and_there_is_none_for_headers() {
         (Compression::Gzip, Some(Output::Json))
     );
 }
+
+#[test]
+fn the_limit_for_spans_wins_over_the_general_one() {
+    let limits = env(&[
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "64"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "32"),
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "256"),
+        ("OTEL_SPAN_LINK_COUNT_LIMIT", "0"),
+    ])
+    .limits;
+    assert_eq!(
+        (limits.attributes, limits.value_length, limits.links),
+        (32, Some(256), 0)
+    );
+    assert_eq!((limits.event_attributes, limits.events), (64, 128));
+    let error = load(ExportFlags::default(), &[("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1")]).unwrap_err();
+    assert!(
+        error.to_string().starts_with("OTEL_SPAN_EVENT_COUNT_LIMIT: "),
+        "{error}"
+    );
+}

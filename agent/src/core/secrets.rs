@@ -248,7 +248,7 @@ fn spans(records: &[Record], query: Query) -> Vec<Span> {
         ..Policy::default()
     });
     let allow = allow();
-    let mut core = Core::new(allow, builder, [7; 32], 0);
+    let mut core = Core::new(allow, builder, [7, 7], 0);
     let mut processes = One(Arc::new(Resource {
         id: 1,
         service_name: "shop".into(),

@@ -29,6 +29,7 @@ fn span(trace: TraceId, id: u64, parent: Option<u64>, kind: Kind) -> Span {
         end_unix_ns: SECOND + 1_000_000,
         status: Status::Unset,
         attributes: vec![("rpc.system.name".into(), Value::Str("grpc".into()))],
+        dropped_attributes: 0,
         resource: Arc::default(),
     }
 }

@@ -36,6 +36,7 @@ mod field {
     pub const SPAN_START: u8 = 7;
     pub const SPAN_END: u8 = 8;
     pub const SPAN_ATTRIBUTES: u8 = 9;
+    pub const SPAN_DROPPED_ATTRIBUTES: u8 = 10;
     pub const SPAN_STATUS: u8 = 15;
     pub const SPAN_FLAGS: u8 = 16;
     pub const STATUS_MESSAGE: u8 = 2;
@@ -171,6 +172,9 @@ fn encode(span: &Span, out: &mut Vec<u8>) {
     fixed64(out, field::SPAN_START, span.start_unix_ns);
     fixed64(out, field::SPAN_END, span.end_unix_ns);
     attributes(out, field::SPAN_ATTRIBUTES, &span.attributes);
+    if span.dropped_attributes > 0 {
+        varint(out, field::SPAN_DROPPED_ATTRIBUTES, span.dropped_attributes.into());
+    }
     match &span.status {
         Status::Unset => head(out, field::SPAN_STATUS, 0),
         Status::Error(message) => {
@@ -308,6 +312,7 @@ mod tests {
         let mut full = example::server(7, 2, Some(1));
         full.context.parent_is_remote = true;
         full.context.flags = 3;
+        full.dropped_attributes = 300;
         full.context.trace_state = Some("ot=th:8".into());
         full.status = Status::Error(Some("x".repeat(300).into()));
         let list = vec!["a".into(), "".into(), "b".repeat(200).into()];

@@ -75,6 +75,7 @@ fn message(span: &Span) -> OtlpSpan {
         start_time_unix_nano: span.start_unix_ns,
         end_time_unix_nano: span.end_unix_ns,
         attributes: key_values(&span.attributes),
+        dropped_attributes_count: span.dropped_attributes,
         status: Some(match &span.status {
             Status::Unset => OtlpStatus::default(),
             Status::Error(message) => OtlpStatus {
