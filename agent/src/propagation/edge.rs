@@ -14,6 +14,11 @@ use crate::span::SpanContext;
 const CONTEXTS: usize = 32 * 1024;
 /// Connections remembered after they closed.
 const CLOSED: usize = 4096;
+/// The end of a Unix socket is not reported, and its address in the kernel soon names another:
+/// two ends, or the two ends of a request, that were first seen so far apart are not taken for one, ns.
+const UNIX_APART: u64 = 10_000_000_000;
+/// How long after a client gave up a request its server may first see it, ns.
+const GIVEN_UP: u64 = 1_000_000_000;
 
 /// How an end of a connection is named from the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +54,8 @@ impl Name {
 struct End {
     name: Name,
     origin: bool,
+    /// When it was first seen, CLOCK_BOOTTIME ns.
+    seen_ns: u64,
     /// The other end, once both were seen. It stays, since ports and addresses of sockets come again.
     partner: Option<u64>,
 }
@@ -62,6 +69,8 @@ pub struct Caller {
     pub start_ns: u64,
     /// When the server's end saw it, if that was earlier: a send is seen at its end.
     pub earlier_ns: Option<u64>,
+    /// No server sees the request for the first time after this, CLOCK_BOOTTIME ns.
+    over_ns: Option<u64>,
 }
 
 /// All connections of this node that are observed, by their ends.
@@ -76,7 +85,7 @@ pub struct Edges {
 
 impl Edges {
     /// A connection was first seen.
-    pub fn opened(&mut self, opened: &Opened, origin: bool) {
+    pub fn opened(&mut self, opened: &Opened, origin: bool, seen_ns: u64) {
         let name = match (opened.peer.transport, opened.peer.local, opened.peer.remote) {
             (Transport::Unix, ..) => {
                 if opened.peer_socket == 0 {
@@ -101,13 +110,25 @@ impl Edges {
             // A name is taken anew only when its old bearer is gone.
             self.closed(old);
         }
-        let free = |end: &End| end.partner.is_none();
+        let near = |end: &End| match name {
+            Name::Unix { .. } => end.seen_ns.abs_diff(seen_ns) <= UNIX_APART,
+            Name::Ip { .. } => true,
+        };
+        let free = |end: &End| end.partner.is_none() && near(end);
         let partner = self.by_name.get(&name.turned()).copied();
         let partner = partner.filter(|p| *p != key && self.ends.get(p).is_some_and(free));
         if let Some(end) = partner.and_then(|p| self.ends.get_mut(&p)) {
             end.partner = Some(key);
         }
-        self.ends.insert(key, End { name, origin, partner });
+        self.ends.insert(
+            key,
+            End {
+                name,
+                origin,
+                seen_ns,
+                partner,
+            },
+        );
     }
 
     /// A connection is gone; its end is remembered for a while, since the other end may report later.
@@ -145,6 +166,7 @@ impl Edges {
                 context,
                 start_ns,
                 earlier_ns: None,
+                over_ns: None,
             },
         );
         self.order.push_back((connection, stream));
@@ -153,6 +175,29 @@ impl Edges {
         {
             self.callers.remove(&old);
         }
+    }
+
+    /// The client's end of a stream saw the end: the whole response, or that nobody waits for it.
+    pub fn answered(&mut self, connection: u64, stream: u32, end_ns: u64, complete: bool) {
+        if let Some(caller) = self.callers.get_mut(&(connection, stream)) {
+            let slack = if complete { 0 } else { GIVEN_UP };
+            caller.over_ns = Some(end_ns.saturating_add(slack));
+        }
+    }
+
+    /// Whether a request that a server first saw at `start_ns` can be the one that this client's end made.
+    /// On a Unix socket it may be of another connection with the same addresses.
+    pub fn fits(&self, client: u64, stream: u32, start_ns: u64) -> bool {
+        let unix = self
+            .ends
+            .get(&client)
+            .is_some_and(|end| matches!(end.name, Name::Unix { .. }));
+        let caller = self.callers.get(&(client, stream));
+        caller.is_some_and(|caller| {
+            !unix
+                || caller.start_ns.abs_diff(start_ns) <= UNIX_APART
+                    && caller.over_ns.is_none_or(|over| start_ns <= over)
+        })
     }
 
     /// Whether the client's end of a stream was seen.
@@ -189,12 +234,12 @@ mod tests {
     #[test]
     fn a_socket_at_the_address_of_one_that_is_gone_is_not_its_heir() {
         let mut edges = Edges::default();
-        edges.opened(&unix(1, 0xa, 0xb), true);
-        edges.opened(&unix(2, 0xb, 0xa), true);
+        edges.opened(&unix(1, 0xa, 0xb), true, 0);
+        edges.opened(&unix(2, 0xb, 0xa), true, 0);
         // The same addresses again; the first pair's ends were never told.
-        edges.opened(&unix(3, 0xa, 0xb), true);
+        edges.opened(&unix(3, 0xa, 0xb), true, 0);
         assert_eq!(edges.other_end(3), None);
-        edges.opened(&unix(4, 0xb, 0xa), true);
+        edges.opened(&unix(4, 0xb, 0xa), true, 0);
         for (one, other) in [(1, 2), (3, 4)] {
             assert_eq!(edges.other_end(one), Some(other));
             assert_eq!(edges.other_end(other), Some(one));
@@ -204,9 +249,34 @@ mod tests {
     #[test]
     fn the_end_that_is_seen_late_finds_one_that_is_closed() {
         let mut edges = Edges::default();
-        edges.opened(&unix(1, 0xa, 0xb), true);
+        edges.opened(&unix(1, 0xa, 0xb), true, 0);
         edges.closed(1);
-        edges.opened(&unix(2, 0xb, 0xa), true);
+        edges.opened(&unix(2, 0xb, 0xa), true, 0);
         assert_eq!(edges.other_end(2), Some(1));
+    }
+
+    #[test]
+    fn a_unix_socket_whose_other_end_was_never_seen_is_not_found_by_a_later_one() {
+        let mut edges = Edges::default();
+        edges.opened(&unix(1, 0xa, 0xb), true, 0);
+        // The same addresses, another connection: its end was not told.
+        edges.opened(&unix(2, 0xb, 0xa), true, UNIX_APART + 1);
+        assert_eq!(edges.other_end(2), None);
+    }
+
+    #[test]
+    fn a_request_that_was_over_is_not_seen_by_a_server_later() {
+        let mut edges = Edges::default();
+        edges.opened(&unix(1, 0xa, 0xb), true, 0);
+        edges.opened(&unix(2, 0xb, 0xa), true, 1000);
+        edges.called(1, 1, SpanContext::default(), 100);
+        assert!(edges.fits(1, 1, 90) && edges.fits(1, 1, 5_000));
+        edges.answered(1, 1, 500, true);
+        assert!(edges.fits(1, 1, 400));
+        assert!(!edges.fits(1, 1, 1000));
+        edges.called(1, 3, SpanContext::default(), 100);
+        edges.answered(1, 3, 500, false);
+        assert!(edges.fits(1, 3, 1000));
+        assert!(!edges.fits(1, 5, 100), "never made");
     }
 }

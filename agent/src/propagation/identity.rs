@@ -18,7 +18,7 @@ use super::edge::Edges;
 use super::head::{Facts, Head, Services};
 use super::w3c;
 use crate::request::assemble::Output;
-use crate::request::{Exchange, Role, Seen, Version};
+use crate::request::{Exchange, Outcome, Role, Seen, Version};
 use crate::span::SpanContext;
 
 /// How long a server's exchange waits for its client's end to be reported, ns.
@@ -94,7 +94,11 @@ impl Identities {
     /// Takes what the assembler found; finished exchanges go to `out` as soon as their identity is sure.
     pub fn take(&mut self, output: Output, services: &mut impl Services, out: &mut Vec<Identified>) {
         match output {
-            Output::Opened { opened, origin } => self.edges.opened(&opened, origin),
+            Output::Opened {
+                opened,
+                origin,
+                time_ns,
+            } => self.edges.opened(&opened, origin, time_ns),
             Output::Closed { connection } => self.edges.closed(connection),
             Output::Begun {
                 connection,
@@ -144,6 +148,8 @@ impl Identities {
                 if let Some(earlier) = self.edges.caller(key.0, key.1).and_then(|c| c.earlier_ns) {
                     exchange.start_ns = exchange.start_ns.min(earlier);
                 }
+                let complete = exchange.outcome == Outcome::Complete;
+                self.edges.answered(key.0, key.1, exchange.end_ns, complete);
                 let context = match self.open.remove(&key) {
                     Some(context) => context,
                     None => {
@@ -182,6 +188,7 @@ impl Identities {
         let span_id = minted.span_id;
         if let Some(other) = self.edges.other_end(connection)
             && self.edges.comparable(connection, other, numbered)
+            && self.edges.fits(other, exchange.stream, exchange.start_ns)
             && let Some(caller) = self.edges.caller(other, exchange.stream)
             && wire.is_none_or(|w| w.trace_id == caller.context.trace_id)
         {

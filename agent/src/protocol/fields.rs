@@ -4,10 +4,10 @@
 //! Bias: privacy. A value that nobody asked for is never copied.
 
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::framing::digits;
 use crate::request::{RequestHead, ResponseHead, Seen};
 
 /// Fields that are kept beside those that spans need, by lower-case name.
@@ -19,10 +19,11 @@ pub struct Allow {
     pub response: Vec<Arc<str>>,
 }
 
-/// Strings that come again and again, each kept once.
+/// Strings that come again and again, each kept once. They come from the wire, so the hash is
+/// seeded: nobody outside can choose strings that fall together.
 #[derive(Default)]
 pub struct Interner {
-    strings: HashMap<Arc<str>, (), BuildHasherDefault<rustc_hash::FxHasher>>,
+    strings: HashMap<Arc<str>, (), foldhash::fast::RandomState>,
 }
 
 /// Strings kept; when there are more, the interner begins anew.
@@ -31,6 +32,10 @@ const STRINGS: usize = 4096;
 const TRACE_STATE: usize = 512;
 /// Captured fields of one head.
 const CAPTURED: usize = 64;
+/// Longest captured value, bytes; longer ones are cut, as OpenTelemetry cuts attributes.
+const CAPTURED_VALUE: usize = 4096;
+/// Captured values of one head together, bytes; an HPACK block of a few bytes can name a long one many times.
+const CAPTURED_BYTES: usize = 32 * 1024;
 /// Longest string worth keeping, bytes.
 const STRING: usize = 256;
 
@@ -67,8 +72,17 @@ fn unless_seen<T>(field: &mut Seen<T>) {
     }
 }
 
-fn number<T: std::str::FromStr>(value: &[u8]) -> Option<T> {
-    std::str::from_utf8(value).ok()?.trim().parse().ok()
+fn number<T: TryFrom<u64>>(value: &[u8]) -> Option<T> {
+    digits(value.trim_ascii())?.try_into().ok()
+}
+
+/// `content-length`: a list of equal numbers is one (RFC 9112 §6.3), others are none.
+fn length(value: Option<&[u8]>, lengths: &mut u32, into: &mut Option<u64>) {
+    let mut list = value.unwrap_or_default().split(|b| *b == b',').map(number::<u64>);
+    let first = list.next().flatten();
+    let one = first.filter(|_| list.all(|other| other == first));
+    *into = if *lengths == 0 || *into == one { one } else { None };
+    *lengths += 1;
 }
 
 fn equal(name: &[u8], known: &str) -> bool {
@@ -86,8 +100,24 @@ fn capture(
         && let Some(value) = value
         && into.len() < CAPTURED
     {
-        into.push((key.clone(), interner.get(value)));
+        let value = cut(value, CAPTURED_VALUE);
+        let before: usize = into.iter().map(|(_, value)| value.len()).sum();
+        if before + value.len() <= CAPTURED_BYTES {
+            into.push((key.clone(), interner.get(value)));
+        }
     }
+}
+
+/// The first `limit` bytes, less the part of a character at their end.
+fn cut(value: &[u8], limit: usize) -> &[u8] {
+    let Some(next) = value.get(limit) else { return value };
+    let mut end = limit;
+    if next & 0xc0 == 0x80 {
+        while end > limit.saturating_sub(4) && value.get(end).is_some_and(|b| b & 0xc0 == 0x80) {
+            end -= 1;
+        }
+    }
+    value.get(..end).unwrap_or(value)
 }
 
 /// The fields of a request.
@@ -96,6 +126,8 @@ pub struct Request {
     head: RequestHead,
     unnamed: bool,
     forwarded: bool,
+    /// Content-Lengths so far.
+    lengths: u32,
 }
 
 impl Request {
@@ -161,7 +193,7 @@ impl Request {
             12 if equal(name, "grpc-timeout") => {
                 head.grpc_timeout = value.map_or(Seen::Unknown, |v| Seen::Value(Interner::once(v)));
             }
-            14 if equal(name, "content-length") => head.content_length = value.and_then(number),
+            14 if equal(name, "content-length") => length(value, &mut self.lengths, &mut head.content_length),
             9 if equal(name, "forwarded") => {
                 if let Some(value) = value.and_then(|v| std::str::from_utf8(v).ok()) {
                     self.forwarded = true;
@@ -242,6 +274,8 @@ fn node(text: &str) -> Option<IpAddr> {
 pub struct Response {
     head: ResponseHead,
     unnamed: bool,
+    /// Content-Lengths so far.
+    lengths: u32,
 }
 
 impl Response {
@@ -266,7 +300,7 @@ impl Response {
             }
             12 if equal(name, "grpc-message") => head.grpc_message = seen(value, interner),
             12 if equal(name, "content-type") => head.content_type = seen(value, interner),
-            14 if equal(name, "content-length") => head.content_length = value.and_then(number),
+            14 if equal(name, "content-length") => length(value, &mut self.lengths, &mut head.content_length),
             _ => {}
         }
         capture(&allow.response, name, value, &mut head.captured, interner);
@@ -292,5 +326,59 @@ fn join<T>(into: &mut Seen<T>, new: Seen<T>, unknown: bool) {
         // A value that was read is not made unknown by a later block.
         Seen::Unknown => unless_seen(into),
         new => *into = new,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn request(fields: &[(&str, &[u8])], allow: &Allow) -> RequestHead {
+        let (mut request, mut interner) = (Request::default(), Interner::default());
+        for (name, value) in fields {
+            request.field(Some(name.as_bytes()), Some(value), allow, &mut interner);
+        }
+        request.finish(false)
+    }
+
+    #[test]
+    fn a_length_that_is_said_in_two_ways_is_none() {
+        let length = |values: &[&str]| {
+            let fields: Vec<(&str, &[u8])> = values.iter().map(|v| ("content-length", v.as_bytes())).collect();
+            request(&fields, &Allow::default()).content_length
+        };
+        assert_eq!(length(&["5"]), Some(5));
+        assert_eq!(length(&["5", "5"]), Some(5));
+        assert_eq!(length(&["5, 5"]), Some(5));
+        for none in [
+            &["5", "6"][..],
+            &["5, 6"],
+            &["5", "6", "5"],
+            &["+5"],
+            &["x", "5"],
+            &[""],
+        ] {
+            assert_eq!(length(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn captured_values_are_bounded() {
+        let allow = Allow {
+            request: vec!["x-long".into()],
+            response: Vec::new(),
+        };
+        let long = "é".repeat(3000);
+        let fields = vec![("x-long", long.as_bytes()); 100];
+        let captured = request(&fields, &allow).captured;
+        assert!(
+            captured
+                .iter()
+                .all(|(_, v)| v.len() <= CAPTURED_VALUE && long.starts_with(&**v))
+        );
+        assert!(captured.iter().map(|(_, v)| v.len()).sum::<usize>() <= CAPTURED_BYTES);
+        assert_eq!(cut("aé".as_bytes(), 2), b"a");
+        assert_eq!(cut("aéb".as_bytes(), 3), "aé".as_bytes());
     }
 }

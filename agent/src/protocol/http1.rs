@@ -60,14 +60,13 @@ impl<'a> ResponseHead<'a> {
 fn parser() -> httparse::ParserConfig {
     let mut parser = httparse::ParserConfig::default();
     parser
-        .allow_obsolete_multiline_headers_in_responses(true)
         .allow_spaces_after_header_name_in_responses(true)
         .ignore_invalid_headers_in_requests(true)
         .ignore_invalid_headers_in_responses(true);
     parser
 }
 
-/// Reads a request's head.
+/// Reads a request's head, without folded lines ([`super::framing::unfold`]).
 pub fn parse_request(head: &[u8]) -> Result<RequestHead<'_>, Malformed> {
     let mut fields = [EMPTY_HEADER; FIELDS];
     let mut request = httparse::Request::new(&mut fields);
@@ -91,7 +90,7 @@ pub fn parse_request(head: &[u8]) -> Result<RequestHead<'_>, Malformed> {
     })
 }
 
-/// Reads a response's head.
+/// Reads a response's head, without folded lines ([`super::framing::unfold`]).
 pub fn parse_response(head: &[u8]) -> Result<ResponseHead<'_>, Malformed> {
     let mut fields = [EMPTY_HEADER; FIELDS];
     let mut response = httparse::Response::new(&mut fields);

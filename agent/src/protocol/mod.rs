@@ -2,6 +2,7 @@
 
 pub mod elided;
 pub mod fields;
+pub mod framing;
 pub mod hpack;
 pub mod http1;
 pub mod http2;

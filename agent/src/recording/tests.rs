@@ -66,7 +66,7 @@ const FIELDS: [(&str, &str); 24] = [
     ("connect-protocol-version", "1"),
 ];
 
-const HEADS: [&str; 9] = [
+const HEADS: [&str; 12] = [
     "GET /a?token=hunter2 HTTP/1.1\r\nHost: x\r\nCookie: hunter2\r\n\r\n",
     "POST http://bob:hunter2@x/a HTTP/1.0\r\nContent-Length: 3\r\nX-Keep: kept\r\n\r\n",
     "CONNECT x:443 HTTP/1.1\r\n\r\n",
@@ -75,6 +75,9 @@ const HEADS: [&str; 9] = [
     "HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\n\r\n",
     "HTTP/1.1 404 hunter2\r\nGrpc-Message: hunter2\r\n\r\n",
     "\r\nGET /b HTTP/1.1\r\nA: 1\r\nB: 2",
+    "POST /c HTTP/1.1\r\nX-Keep: a\r\n b\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+    "PUT /d HTTP/1.1\r\nTransfer-Encoding:\r\n chunked\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nX-Other: hunter2\r\n hunter2\r\nContent-Length: 3\r\n 4\r\n\r\n",
     "\u{1}\u{2} nonsense hunter2\r\n\r\n",
 ];
 

@@ -18,7 +18,7 @@ use crate::connection::record::{Event, Opened};
 use crate::protocol::elided::Frames;
 use crate::protocol::fields::{Allow, Interner};
 use crate::protocol::http2::{Direction, Opening, Signal};
-use crate::protocol::{fields, http1};
+use crate::protocol::{fields, framing, http1};
 
 /// Streams open at a time on one connection: far more than any peer allows.
 const STREAMS: usize = 8192;
@@ -85,6 +85,9 @@ struct Connection {
     http1_version: Version,
     /// Requests seen on HTTP/1.
     requests: u32,
+    /// HTTP/1: a head after which the peer may see the next message begin elsewhere than we do,
+    /// by direction: what seems to follow is not believed.
+    doubtful: [bool; 2],
     /// HTTP/1: the exchange that a 101 response ended or turned into HTTP/2's stream 1.
     upgraded: Option<(u32, Stream, u64)>,
 }
@@ -121,6 +124,8 @@ pub enum Output {
         opened: Box<Opened>,
         /// Seen from its first byte.
         origin: bool,
+        /// When, CLOCK_BOOTTIME ns.
+        time_ns: u64,
     },
     /// A connection is gone.
     Closed {
@@ -200,6 +205,7 @@ impl Assembler {
             newest: 0,
             http1_version: Version::Http11,
             requests: 0,
+            doubtful: [false; 2],
             upgraded: None,
         };
         self.connections.insert(header.connection, connection);
@@ -207,6 +213,7 @@ impl Assembler {
         out.push(Output::Opened {
             opened: Box::new(open),
             origin,
+            time_ns: header.time_ns,
         });
     }
 
@@ -424,10 +431,19 @@ impl Turn<'_> {
         let bytes = std::mem::take(&mut half.head);
         let damaged = std::mem::take(&mut half.head_truncated);
         let start_ns = half.head_ns;
-        if bytes.trim_ascii_start().starts_with(b"HTTP/") {
-            self.http1_response(&bytes, damaged);
+        if self.connection.doubtful[self.way] {
+            self.counts.malformed += 1;
+            return;
+        }
+        let plain = framing::unfold(&bytes);
+        if plain.trim_ascii_start().starts_with(b"HTTP/") {
+            self.http1_response(&plain, damaged);
         } else {
-            self.http1_request(&bytes, damaged, start_ns);
+            self.http1_request(&plain, damaged, start_ns);
+        }
+        if framing::is_doubtful(&bytes) {
+            self.counts.malformed += 1;
+            self.connection.doubtful[self.way] = true;
         }
     }
 
@@ -492,7 +508,8 @@ impl Turn<'_> {
     }
 
     fn http1_body_end(&mut self, time_ns: u64) {
-        if self.requests() == Some(false) {
+        // Where a doubtful body ends is as doubtful: the close of the connection ends it.
+        if self.requests() == Some(false) && !self.connection.doubtful[self.way] {
             // Only a final response ends the exchange, not 100 Continue.
             if self
                 .connection
@@ -608,6 +625,12 @@ impl Connection {
                 self.finish(key, open, time_ns, outcome, out);
             }
         }
+        let answers = usize::from(self.role == Some(Role::Server));
+        let lost = if self.doubtful[answers] {
+            Outcome::Unfinished
+        } else {
+            lost
+        };
         while let Some((number, open)) = self.queue.pop_front() {
             let orderly = !matches!(lost, Outcome::ConnectionLost { error } if error != 0);
             let whole = orderly && open.until_close && open.response.status.value().is_some();

@@ -8,6 +8,8 @@ use crate::connection::Peer;
 
 pub mod assemble;
 pub mod sort;
+#[cfg(test)]
+mod tests;
 
 /// Which side of the exchange the observed process was on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

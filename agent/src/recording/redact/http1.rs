@@ -6,10 +6,13 @@ use tracewire_common::elided::BLOCK_LIMIT;
 use super::policy::{self, Side};
 use crate::privacy::Policy;
 use crate::protocol::fields::Allow;
+use crate::protocol::framing;
 use crate::protocol::http1::{Malformed, parse_request, parse_response};
 
 /// A head that no parser reads, in place of one.
 const UNREADABLE: &[u8] = b"\0\r\n\r\n";
+/// A field that makes the length of a body doubtful.
+const DOUBT: &[u8] = b"Content-Length: ?\r\n";
 /// Longest payload of one frame that the head is cut to, bytes.
 pub(super) const PIECE: usize = BLOCK_LIMIT as usize;
 
@@ -17,13 +20,21 @@ pub(super) const PIECE: usize = BLOCK_LIMIT as usize;
 pub(super) fn head(bytes: &[u8], allow: &Allow) -> (Vec<u8>, Option<bool>) {
     // The test that the core makes, too.
     let is_request = !bytes.trim_ascii_start().starts_with(b"HTTP/");
+    let plain = framing::unfold(bytes);
     let result = if is_request {
-        request(bytes, allow)
+        request(&plain, allow)
     } else {
-        response(bytes, allow)
+        response(&plain, allow)
     };
     match result {
-        Ok(head) => (head, Some(is_request)),
+        Ok(mut head) => {
+            if framing::is_doubtful(bytes) && !framing::is_doubtful(&head) {
+                // Folds are gone: what they made doubtful is doubtful otherwise.
+                let start = memchr::memchr(b'\n', &head).map_or(head.len(), |at| at + 1);
+                head.splice(start..start, DOUBT.iter().copied());
+            }
+            (head, Some(is_request))
+        }
         Err(Malformed) => (UNREADABLE.to_vec(), None),
     }
 }
@@ -120,6 +131,21 @@ mod tests {
         assert_eq!(
             redacted(b"HTTP/1.1 404 Bob not found\r\nSet-Cookie: s\r\n\r\n"),
             "HTTP/1.1 404\r\nSet-Cookie: REDACTED\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn folded_fields_are_joined_and_doubt_stays() {
+        assert_eq!(
+            redacted(b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n"),
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n"
+        );
+        let folded = redacted(b"POST / HTTP/1.1\r\nContent-Length:\r\n 5\r\n\r\n");
+        assert!(framing::is_doubtful(folded.as_bytes()), "{folded}");
+        let twice = redacted(b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n");
+        assert_eq!(
+            twice,
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n"
         );
     }
 
