@@ -10,6 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Result, ensure};
 
 pub mod agent;
+pub mod answers;
+pub mod attached;
 pub mod compare;
 pub mod folder;
 pub mod peer;

@@ -233,9 +233,26 @@ impl Client {
         number: usize,
         folder: &Folder,
     ) -> Result<Self> {
+        Self::start_with(language, address, load, delay, number, folder, |_| ())
+    }
+
+    /// The same, its command changed first.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(
+        language: Language,
+        address: &str,
+        load: Load,
+        delay: Duration,
+        number: usize,
+        folder: &Folder,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         let log = folder.file(&format!("client-{number}.log"));
         let errors = folder.file(&format!("client-{number}.err"));
         let mut command = language.command("client")?;
+        change(&mut command);
         arguments(&mut command, address, load, delay, &log);
         let out = folder.file(&format!("client-{number}.out"));
         let running = Running::start_into(&format!("{language} client {load}"), &mut command, &out, &errors)?;

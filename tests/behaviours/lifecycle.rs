@@ -1,0 +1,250 @@
+//! Whoever begins, ends or dies, and whenever: no span is lost, no service is
+//! harmed, and nothing stays in the kernel.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tracewire_tests::agent::{Agent, Report};
+use tracewire_tests::attached::Attached;
+use tracewire_tests::compare;
+use tracewire_tests::folder::Folder;
+use tracewire_tests::running::Running;
+use tracewire_tests::session::{CALLS, Sides};
+use tracewire_tests::truth::{self, Truth};
+use tracewire_tests::workload::{Client, Language, Load, Server, free_port};
+use tracewire_tests::{alone, answers};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A caller whose children call and are gone, and how it is told to begin.
+fn caller(children: usize, folder: &Folder) -> Result<Running> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_caller"));
+    command
+        .args([&answers::listen()?, &children.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(std::fs::File::create(folder.file("caller.out"))?);
+    Running::start("caller", &mut command)
+}
+
+/// Process ids by call id, as the children wrote them.
+fn children(log: &Path) -> Result<BTreeMap<String, i64>> {
+    let text = std::fs::read_to_string(log)?;
+    let pair = |line: &str| {
+        let (id, pid) = line.split_once(' ')?;
+        Some((id.to_owned(), pid.parse().ok()?))
+    };
+    Ok(text.lines().filter_map(pair).collect())
+}
+
+#[test]
+fn processes_that_are_gone_with_the_last_byte_lose_no_span() -> Result<()> {
+    let _turn = alone()?;
+    let folder = Folder::new()?;
+    const CHILDREN: usize = 30;
+    let mut caller = caller(CHILDREN, &folder)?;
+    let agent = Agent::attach(&[caller.pid()], &folder)?;
+    caller.take_stdin().context("stdin")?.write_all(b"go\n")?;
+    let status = caller.wait(PATIENCE)?;
+    ensure!(status.success(), "the caller failed: {status}");
+    let report = agent.finish()?;
+    let mut wanted = children(&folder.file("caller.out"))?;
+    assert_eq!(wanted.len(), CHILDREN);
+    for span in &report.spans {
+        let pid = span.call_id().and_then(|id| wanted.remove(id));
+        let of = span.resource.get("process.pid").and_then(serde_json::Value::as_i64);
+        assert_eq!(
+            (of, pid.is_some()),
+            (pid, true),
+            "of another process, twice or of no call: {span:?}"
+        );
+        assert_eq!(span.number("http.response.status_code"), Some(200), "{span:?}");
+        assert!(!span.attributes.contains_key("tracewire.unfinished"), "{span:?}");
+        assert_eq!(span.status.code, "UNSET", "{span:?}");
+    }
+    assert!(wanted.is_empty(), "missing: {wanted:?}\n{}", report.messages);
+    Ok(())
+}
+
+/// A server and a client at work, both observed.
+struct Work {
+    server: Server,
+    client: Client,
+    agent: Agent,
+    folder: Folder,
+}
+
+impl Work {
+    fn begin(calls: u32) -> Result<Self> {
+        let folder = Folder::new()?;
+        let server = Server::start(Language::Go, &folder)?;
+        let load = Load::new("mixed", calls).at_once(8).over(3);
+        let client = Client::start(Language::Go, &server.address, load, Duration::ZERO, 0, &folder)?;
+        let pids = [server.running.pid(), client.running.pid()];
+        let agent = Agent::attach(&pids, &folder)?;
+        Ok(Work {
+            server,
+            client,
+            agent,
+            folder,
+        })
+    }
+
+    /// Waits until the agent has written some spans, so that it is in the middle of its work.
+    fn until_spans(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.agent.spans()?.len() < 50 {
+            ensure!(Instant::now() < deadline, "there are no spans");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Waits for all calls: each ended as its scenario asks, whatever became of the agent.
+    fn all_calls_succeed(&mut self, calls: u32) -> Result<()> {
+        ensure!(self.client.running.ended().is_none(), "all calls were over before");
+        self.client.finish(CALLS)?;
+        let mut truth = Truth::new();
+        truth::read(&self.client.log, &mut truth)?;
+        assert_eq!(truth.len(), calls as usize);
+        for call in truth.values() {
+            // A failure that was asked for says so; one that was not would be Unavailable or worse.
+            let good = call.code == "OK" || call.message.starts_with("expected failure");
+            assert!(good, "{call:?}");
+        }
+        ensure!(self.server.running.ended().is_none(), "the server ended");
+        Ok(())
+    }
+}
+
+#[test]
+fn an_agent_killed_under_load_leaves_the_services_and_the_kernel_as_they_were() -> Result<()> {
+    let _turn = alone()?;
+    const LOAD: u32 = 6000;
+    let mut work = Work::begin(LOAD)?;
+    let attached = Attached::by(work.agent.pid())?;
+    assert!(!attached.is_empty(), "the agent holds nothing, so nothing is tested");
+    work.until_spans()?;
+    work.agent.signal(libc::SIGKILL);
+    work.agent.wait(PATIENCE)?;
+    attached.gone()?;
+    work.all_calls_succeed(LOAD)
+}
+
+#[test]
+fn an_agent_that_is_told_to_end_detaches_and_tells_what_it_saw() -> Result<()> {
+    let _turn = alone()?;
+    const LOAD: u32 = 6000;
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let mut work = Work::begin(LOAD)?;
+        let attached = Attached::by(work.agent.pid())?;
+        work.until_spans()?;
+        work.agent.signal(signal);
+        let status = work.agent.wait(PATIENCE)?;
+        assert!(status.success(), "signal {signal}: {status}");
+        attached.gone()?;
+        let said = std::fs::read_to_string(work.folder.file("agent.err"))?;
+        assert!(
+            said.lines().any(|line| line.starts_with("spans ")),
+            "no summary:\n{said}"
+        );
+        // What is open at the end is said to be unfinished; all else is whole.
+        let spans = work.agent.spans()?;
+        work.all_calls_succeed(LOAD)?;
+        let mut truth = Truth::new();
+        truth::read(&work.client.log, &mut truth)?;
+        let whole = spans
+            .iter()
+            .filter(|s| !s.attributes.contains_key("tracewire.unfinished"));
+        for span in whole {
+            let call = span
+                .call_id()
+                .and_then(|id| truth.get(&("client".to_owned(), id.to_owned())));
+            let code = call.map(|call| call.code.as_str());
+            let seen = span.text("rpc.status_code");
+            assert!(seen == code || span.is_unseen("rpc.status_code"), "{code:?}: {span:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn attach_ends_when_the_last_process_has_ended_and_not_before() -> Result<()> {
+    let _turn = alone()?;
+    let folder = Folder::new()?;
+    let mut first = caller(3, &folder)?;
+    let mut second = caller(3, &folder)?;
+    let mut agent = Agent::attach(&[first.pid(), second.pid()], &folder)?;
+    let attached = Attached::by(agent.pid())?;
+    first.take_stdin().context("stdin")?.write_all(b"go\n")?;
+    first.wait(PATIENCE)?;
+    assert!(
+        agent.wait(Duration::from_secs(2)).is_err(),
+        "it ended while a process was there"
+    );
+    second.take_stdin().context("stdin")?.write_all(b"go\n")?;
+    second.wait(PATIENCE)?;
+    let report = agent.finish()?;
+    assert_eq!(report.spans.len(), 6);
+    attached.gone()
+}
+
+/// A server and clients that start after the agent, and what was seen of them.
+fn chosen(arguments: &[&str], port: u16, sides: Sides, change: fn(&mut Command)) -> Result<()> {
+    let folder = Folder::new()?;
+    Language::Go.build()?;
+    let agent = Agent::start(&[&["run"], arguments].concat(), &folder)?;
+    let mut server = Server::start_on(Language::Go, &format!("127.0.0.1:{port}"), &folder)?;
+    let mut truth = Truth::new();
+    for (number, scenario) in ["unary", "churn", "mixed"].into_iter().enumerate() {
+        let load = Load::new(scenario, 10);
+        let address = &server.address;
+        let mut client = Client::start_with(Language::Go, address, load, Duration::ZERO, number, &folder, change)?;
+        client.finish(CALLS)?;
+        truth::read(&client.log, &mut truth)?;
+    }
+    server.running.end()?;
+    truth::read(&server.log, &mut truth)?;
+    let Report {
+        mut spans, messages, ..
+    } = agent.interrupt()?;
+    // Another agent's test may run the same programs: only these calls are compared.
+    spans.retain(|span| {
+        span.call_id()
+            .is_some_and(|id| truth.contains_key(&(span.side(), id.to_owned())))
+    });
+    let comparison = compare::whole(&truth, &spans, &server.address, sides);
+    assert!(
+        comparison.problems.is_empty(),
+        "{arguments:?}: {} problems\n{}\n{messages}",
+        comparison.problems.len(),
+        comparison.shown()
+    );
+    Ok(())
+}
+
+#[test]
+fn processes_chosen_by_their_program_are_seen_from_their_first_call() -> Result<()> {
+    let _turn = alone()?;
+    let program = Language::Go.build()?;
+    let program = program.to_string_lossy();
+    chosen(&["--executable", &program], free_port()?, Sides::Both, |_| ())
+}
+
+#[test]
+fn processes_chosen_by_their_port_are_seen_from_their_first_call() -> Result<()> {
+    let _turn = alone()?;
+    let port = free_port()?;
+    chosen(&["--port", &port.to_string()], port, Sides::Server, |_| ())
+}
+
+#[test]
+fn processes_chosen_by_their_service_name_are_seen_from_their_first_call() -> Result<()> {
+    let _turn = alone()?;
+    chosen(&["--service", "chosen-*"], free_port()?, Sides::Clients, |command| {
+        command.env("OTEL_SERVICE_NAME", "chosen-client");
+    })
+}
