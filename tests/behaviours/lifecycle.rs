@@ -196,7 +196,7 @@ fn attach_ends_when_the_last_process_has_ended_and_not_before() -> Result<()> {
 fn chosen(arguments: &[&str], port: u16, sides: Sides, change: fn(&mut Command)) -> Result<()> {
     let folder = Folder::new()?;
     Language::Go.build()?;
-    let agent = Agent::start(&[&["run"], arguments].concat(), &folder)?;
+    let agent = Agent::start(&[&["run", "--sample-ratio", "1"], arguments].concat(), &folder)?;
     let mut server = Server::start_on(Language::Go, &format!("127.0.0.1:{port}"), &folder)?;
     let mut truth = Truth::new();
     for (number, scenario) in ["unary", "churn", "mixed"].into_iter().enumerate() {
