@@ -107,6 +107,23 @@ impl Head {
         }
     }
 
+    /// Reads the nine bytes: the first eight as one big-endian integer, and the last.
+    #[inline(always)]
+    pub const fn of(word: u64, last: u8) -> Self {
+        Head {
+            length: (word >> 40) as u32,
+            kind: (word >> 32) as u8,
+            flags: (word >> 24) as u8,
+            stream: ((word as u32) << 8 | last as u32) & 0x7fff_ffff,
+        }
+    }
+
+    /// The first eight bytes as one big-endian integer; the last one is the stream's lowest byte.
+    #[inline(always)]
+    pub const fn word(&self) -> u64 {
+        (self.length as u64) << 40 | (self.kind as u64) << 32 | (self.flags as u64) << 24 | (self.stream >> 8) as u64
+    }
+
     /// Writes the nine bytes.
     #[inline(always)]
     pub const fn bytes(&self) -> [u8; FRAME_HEADER] {

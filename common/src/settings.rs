@@ -54,14 +54,6 @@ pub struct Offsets {
     pub tcp_write_seq: u32,
     /// `tcp_sock.copied_seq`
     pub tcp_copied_seq: u32,
-    /// `tcp_sock.rcv_nxt`
-    pub tcp_rcv_nxt: u32,
-    /// `tcp_sock.snd_una`
-    pub tcp_snd_una: u32,
-    /// `tcp_sock.bytes_received`
-    pub tcp_bytes_received: u32,
-    /// `tcp_sock.bytes_acked`
-    pub tcp_bytes_acked: u32,
     /// `unix_sock.peer`
     pub unix_peer: u32,
     /// `task_struct.stack`
@@ -105,8 +97,8 @@ pub struct Settings {
     pub choose_new: u32,
     /// 1: children of watched processes are watched.
     pub follow_children: u32,
-    /// 1: `bpf_loop` may be used (5.17 and up).
-    pub has_loop: u32,
+    /// 1: tracing programs may ask for a socket's cookie (5.12 and up).
+    pub has_cookie: u32,
     /// Kernel stack bytes below `struct pt_regs`: THREAD_SIZE less padding.
     pub stack_top: u32,
     /// 1: the helper `bpf_task_pt_regs` exists (5.15 and up).

@@ -7,7 +7,7 @@ use tracewire_common::elided::{BLOCK_LIMIT, HEAD_END, HEAD_TRUNCATED, Head, fram
 use tracewire_common::fault::Fault;
 
 use crate::connection::{Flow, Http1, Shared, phase, protocol};
-use crate::io::Io;
+use crate::io::{Io, SIGHT};
 use crate::step::Step;
 
 /// Bits of [`Http1::bits`].
@@ -304,12 +304,12 @@ const fn actions() -> [u8; STATES] {
 static TABLE: [u8; STATES * CLASSES] = table();
 static ACTIONS: [u8; STATES] = actions();
 
-/// Whether four first bytes can begin an HTTP/1 message: a method of RFC 9110
-/// or of common use, or a status line.
+/// Whether four first bytes (big-endian) can begin an HTTP/1 message: a method of RFC
+/// 9110 or of common use, or a status line.
 #[inline(always)]
-pub fn begins(b: [u8; 4]) -> bool {
+pub fn begins(word: u32) -> bool {
     matches!(
-        &b,
+        &word.to_be_bytes(),
         b"GET "
             | b"POST"
             | b"PUT "
@@ -344,8 +344,23 @@ pub enum Turn {
     Malformed,
 }
 
+/// Names of the machines, for surroundings that must choose one of several functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// [`HeadBytes`]
+    Head,
+    /// [`ChunkBytes`]
+    Chunk,
+    /// [`TrailerBytes`]
+    Trailer,
+    /// [`crate::http2::PrefaceBytes`]
+    Preface,
+}
+
 /// A machine that reads byte by byte.
 pub trait Bytes {
+    /// Its name.
+    const MACHINE: Machine;
     /// Takes one byte.
     fn byte(http1: &mut Http1, c: u8) -> Turn;
 }
@@ -354,6 +369,8 @@ pub trait Bytes {
 pub struct HeadBytes;
 
 impl Bytes for HeadBytes {
+    const MACHINE: Machine = Machine::Head;
+
     #[inline(always)]
     fn byte(http1: &mut Http1, c: u8) -> Turn {
         head_byte(http1, c)
@@ -364,6 +381,8 @@ impl Bytes for HeadBytes {
 pub struct ChunkBytes;
 
 impl Bytes for ChunkBytes {
+    const MACHINE: Machine = Machine::Chunk;
+
     #[inline(always)]
     fn byte(h: &mut Http1, c: u8) -> Turn {
         if c == b'\n' {
@@ -402,6 +421,8 @@ impl Bytes for ChunkBytes {
 pub struct TrailerBytes;
 
 impl Bytes for TrailerBytes {
+    const MACHINE: Machine = Machine::Trailer;
+
     #[inline(always)]
     fn byte(h: &mut Http1, c: u8) -> Turn {
         if c == b'\n' {
@@ -442,7 +463,7 @@ fn head_byte(h: &mut Http1, c: u8) -> Turn {
 /// In a head.
 #[inline(always)]
 pub fn head<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
-    let n = io.peek();
+    let n = io.look(SIGHT).min(SIGHT);
     if n == 0 {
         return Step::Unreadable;
     }
@@ -621,7 +642,7 @@ pub fn until_close<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
 /// In a chunk's size line or in the trailer section (RFC 9112 §7.1).
 #[inline(always)]
 pub fn lines<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
-    let n = io.peek();
+    let n = io.look(SIGHT).min(SIGHT);
     if n == 0 {
         return Step::Unreadable;
     }

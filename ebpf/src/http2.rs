@@ -5,7 +5,7 @@ use tracewire_common::elided::{BLOCK_LIMIT, FRAME_HEADER, Head, flag, frame};
 use tracewire_common::fault::Fault;
 
 use crate::connection::{Flow, Http1, Message, flow_flag, phase};
-use crate::http1::{Bytes, Turn};
+use crate::http1::{Bytes, Machine, Turn};
 use crate::io::Io;
 use crate::step::Step;
 
@@ -19,6 +19,8 @@ const PREFACE_TABLE: [u8; 32] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\0\0\0\
 pub struct PrefaceBytes;
 
 impl Bytes for PrefaceBytes {
+    const MACHINE: Machine = Machine::Preface;
+
     #[inline(always)]
     fn byte(http1: &mut Http1, c: u8) -> Turn {
         let at = http1.column;
@@ -71,24 +73,64 @@ pub fn plausible(head: &Head, strict: bool) -> bool {
     ok && (!strict || head.length <= BLOCK_LIMIT || head.kind == frame::DATA)
 }
 
+/// The first frame of a server: SETTINGS without ACK (RFC 9113 §3.4).
+#[inline(always)]
+pub fn server_preface(head: &Head) -> bool {
+    head.kind == frame::SETTINGS && head.flags == 0 && head.length <= SETTINGS_LIMIT && plausible(head, true)
+}
+
+/// One step: to the end of the frame where its bytes are at hand.
+#[inline(always)]
+pub fn step<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
+    if flow.phase == phase::HEAD {
+        let step = head(flow, io);
+        if step != Step::More || io.available() == 0 {
+            return step;
+        }
+    }
+    match flow.phase {
+        phase::COPY => copy(flow, io),
+        phase::SKIP => skip(flow, io),
+        phase::DATA => data(flow, io),
+        phase::PAD => pad(flow, io),
+        _ => Step::More,
+    }
+}
+
 /// In a frame header: gathers it and chooses what its payload is.
 #[inline(always)]
-pub fn head<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
+fn head<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
+    const HEADER: u32 = FRAME_HEADER as u32;
     let have = u32::from(flow.have);
-    if have >= FRAME_HEADER as u32 {
+    if have >= HEADER {
         return Step::Malformed;
     }
-    let n = (FRAME_HEADER as u32 - have).min(io.available());
-    if !io.take(&mut flow.buffer, have, n) {
+    let at_hand = io.look(HEADER - have);
+    if at_hand == 0 {
         return Step::Unreadable;
     }
-    flow.have = (have + n) as u8;
-    if have + n < FRAME_HEADER as u32 {
-        return Step::More;
-    }
-    flow.have = 0;
-    let b = &flow.buffer;
-    let head = Head::parse(&[b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8]]);
+    let head = if have == 0 && at_hand >= HEADER {
+        let head = Head::of(io.word(0), io.byte(8));
+        io.skip(HEADER);
+        head
+    } else {
+        let n = at_hand.min(HEADER - have);
+        let mut i = 0;
+        while i < HEADER {
+            if i < n {
+                flow.buffer[((have + i) & 31) as usize] = io.byte(i);
+            }
+            i += 1;
+        }
+        io.skip(n);
+        flow.have = (have + n) as u8;
+        if have + n < HEADER {
+            return Step::More;
+        }
+        flow.have = 0;
+        let b = &flow.buffer;
+        Head::parse(&[b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8]])
+    };
     let strict = flow.flags & flow_flag::DRY != 0;
     if !plausible(&head, strict) {
         return Step::Malformed;
@@ -176,7 +218,7 @@ fn end_stream<I: Io>(flow: &mut Flow, io: &mut I) {
 
 /// In a payload that goes to the elided stream.
 #[inline(always)]
-pub fn copy<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
+fn copy<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
     let n = flow.need.min(io.available());
     let n = io.copy(n);
     if n == 0 {
@@ -191,7 +233,7 @@ pub fn copy<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
 
 /// In bytes nobody needs.
 #[inline(always)]
-pub fn skip<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
+fn skip<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
     let n = flow.need.min(io.available());
     io.skip(n);
     flow.need -= n;
@@ -211,11 +253,12 @@ fn after(flow: &mut Flow) {
 
 /// At the Pad Length byte of a DATA frame (RFC 9113 §6.1).
 #[inline(always)]
-pub fn pad<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
-    if !io.take(&mut flow.buffer, 0, 1) {
+fn pad<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
+    if io.look(1) == 0 {
         return Step::Unreadable;
     }
-    let pad = u32::from(flow.buffer[0]);
+    let pad = u32::from(io.byte(0));
+    io.skip(1);
     let payload = flow.need.wrapping_sub(1);
     if pad > payload {
         return Step::Malformed;
@@ -231,57 +274,74 @@ pub fn pad<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
 
 /// In the payload of a DATA frame: follows the length-prefixed messages.
 #[inline(always)]
-pub fn data<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
-    let n = flow.need.min(io.available());
+fn data<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
+    let mut n = flow.need.min(io.available());
     let mut m = flow.message;
-    let used;
+    if m.state == 0 && m.left == 0 {
+        let used = match gather(flow.stream, flow.need, n, &mut m, io) {
+            Ok(used) => used,
+            Err(step) => return step,
+        };
+        n -= used;
+        flow.need -= used;
+    }
+    let mut used = n;
     if m.state == 1 {
-        used = n;
         io.skip(n);
-    } else if m.left != 0 {
-        let k = n.min(m.left);
+    } else if m.left != 0 && n != 0 {
+        used = n.min(m.left);
         if m.state == 2 {
-            used = io.copy(k);
+            used = io.copy(used);
             if used == 0 {
                 return Step::Unreadable;
             }
         } else {
-            io.skip(k);
-            used = k;
+            io.skip(used);
         }
-        m.left -= used;
+        m.left = m.left.saturating_sub(used);
         if m.left == 0 {
             m.state = 0;
         }
     } else {
-        let have = u32::from(m.have);
-        if have >= PREFIX {
-            return Step::Malformed;
-        }
-        used = n.min(PREFIX - have);
-        // Gathered behind the bytes of a frame header, then kept with the stream.
-        if !io.take(&mut flow.buffer, 0, used) {
-            return Step::Unreadable;
-        }
-        let mut i = 0;
-        while i < PREFIX {
-            if i < used {
-                m.prefix[((have + i) & 7) as usize] = flow.buffer[(i & 7) as usize];
-            }
-            i += 1;
-        }
-        m.have = (have + used) as u8;
-        if u32::from(m.have) == PREFIX {
-            m.have = 0;
-            prefix(flow.stream, &mut m, flow.need - used, io);
-        }
+        used = 0;
     }
     flow.message = m;
-    flow.need -= used;
+    flow.need = flow.need.saturating_sub(used);
     if flow.need == 0 {
         data_end(flow, io);
     }
     Step::More
+}
+
+/// At a message prefix, `n` ≥ 1 bytes of the frame at hand: how many of them it took.
+#[inline(always)]
+fn gather<I: Io>(stream: u32, need: u32, n: u32, m: &mut Message, io: &mut I) -> Result<u32, Step> {
+    let have = u32::from(m.have);
+    if have >= PREFIX {
+        return Err(Step::Malformed);
+    }
+    let used = n.min(PREFIX - have);
+    if io.look(used) == 0 {
+        return Err(Step::Unreadable);
+    }
+    if have == 0 && used == PREFIX {
+        m.prefix = io.word(0).to_be_bytes();
+    } else {
+        let mut i = 0;
+        while i < PREFIX {
+            if i < used {
+                m.prefix[((have + i) & 7) as usize] = io.byte(i);
+            }
+            i += 1;
+        }
+    }
+    io.skip(used);
+    m.have = (have + used) as u8;
+    if have + used == PREFIX {
+        m.have = 0;
+        prefix(stream, m, need - used, io);
+    }
+    Ok(used)
 }
 
 /// A whole message prefix: flags and length (gRPC over HTTP/2, Length-Prefixed-Message).

@@ -7,21 +7,22 @@ use tracewire_common::fault::Fault;
 use crate::connection::{Http1, Message};
 use crate::http1::{Bytes, Turn};
 
-/// Bytes of the window that [`Io::peek`] fills.
-pub const WINDOW: usize = 64;
+/// Most bytes that [`Io::look`] is asked for, and that [`Io::scan`] takes.
+pub const SIGHT: u32 = 64;
 
 /// The surroundings of a framer. In the kernel: user memory, the ring buffer
 /// and maps; in tests: slices.
 pub trait Io {
     /// Contiguous bytes at hand, at least 1 while a step runs.
     fn available(&mut self) -> u32;
-    /// Moves `n` < 16 bytes to `into[at..]`, `at` < 16. False: they could not be read.
-    fn take(&mut self, into: &mut [u8; 32], at: u32, n: u32) -> bool;
-    /// Copies up to [`WINDOW`] bytes to the window without moving on; how many, 0 when they could not be read.
-    fn peek(&mut self) -> u32;
-    /// A byte of the window.
-    fn window(&self, at: u32) -> u8;
-    /// Gives the first `n` bytes of the window to a machine until it has its last one;
+    /// Has the next `n` ≤ [`SIGHT`] of the bytes at hand in sight, or all of them if they
+    /// are fewer, without moving on; how many are in sight, 0 when they could not be read.
+    fn look(&mut self, n: u32) -> u32;
+    /// A byte in sight, `at` ≤ [`SIGHT`].
+    fn byte(&self, at: u32) -> u8;
+    /// Eight bytes in sight, big-endian; those beyond what is in sight are anything.
+    fn word(&self, at: u32) -> u64;
+    /// Gives the first `n` ≤ [`SIGHT`] bytes in sight to a machine until it has its last one;
     /// how many it took, and what the last one led to.
     fn scan<B: Bytes>(&mut self, n: u32, http1: &mut Http1) -> (u32, Turn);
     /// Moves on by `n` ≤ available bytes.

@@ -10,6 +10,7 @@ pub mod connection;
 pub mod http1;
 pub mod http2;
 pub mod io;
+pub mod order;
 pub mod step;
 
 #[cfg(test)]

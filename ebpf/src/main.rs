@@ -16,54 +16,55 @@ mod programs {
     use aya_ebpf::programs::{BtfTracePointContext, FExitContext, RawTracePointContext};
     use tracewire_common::event::direction;
 
+    use crate::kernel::maps::slot;
     use crate::kernel::{process, socket, syscall};
 
     /// Rung 1 (6.3 and up): the end of every socket send.
     #[btf_tracepoint(function = "sock_send_length")]
     pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
-        socket::transferred(ctx.arg(0), ctx.arg::<i32>(1), direction::SEND);
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(1), direction::SEND, slot::SEND);
         0
     }
 
     /// Rung 1 (6.3 and up): the end of every socket receive.
     #[btf_tracepoint(function = "sock_recv_length")]
     pub fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
-        socket::transferred(ctx.arg(0), ctx.arg::<i32>(1), direction::RECEIVE);
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(1), direction::RECEIVE, slot::RECEIVE);
         0
     }
 
     /// Rung 2 (trampolines): the end of `tcp_sendmsg(sk, msg, size)`.
     #[fexit(function = "tcp_sendmsg")]
     pub fn tcp_sendmsg(ctx: FExitContext) -> i32 {
-        socket::transferred(ctx.arg(0), ctx.arg::<i32>(3), direction::SEND);
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(3), direction::SEND, slot::SEND);
         0
     }
 
     /// Rung 2: the end of `tcp_recvmsg(sk, msg, len, flags, addr_len)` (5.19 and up).
     #[fexit(function = "tcp_recvmsg")]
     pub fn tcp_recvmsg(ctx: FExitContext) -> i32 {
-        socket::transferred(ctx.arg(0), ctx.arg::<i32>(5), direction::RECEIVE);
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(5), direction::RECEIVE, slot::RECEIVE);
         0
     }
 
     /// Rung 2: the end of `tcp_recvmsg(sk, msg, len, nonblock, flags, addr_len)` (before 5.19).
     #[fexit(function = "tcp_recvmsg")]
     pub fn tcp_recvmsg_nonblock(ctx: FExitContext) -> i32 {
-        socket::transferred(ctx.arg(0), ctx.arg::<i32>(6), direction::RECEIVE);
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(6), direction::RECEIVE, slot::RECEIVE);
         0
     }
 
     /// Rung 2: the end of `unix_stream_sendmsg(sock, msg, len)`.
     #[fexit(function = "unix_stream_sendmsg")]
     pub fn unix_stream_sendmsg(ctx: FExitContext) -> i32 {
-        socket::transferred_unix(ctx.arg(0), ctx.arg::<i32>(3), direction::SEND);
+        socket::transferred_unix(ctx.arg(0), ctx.arg::<i32>(3), direction::SEND, slot::UNIX_SEND);
         0
     }
 
     /// Rung 2: the end of `unix_stream_recvmsg(sock, msg, size, flags)`.
     #[fexit(function = "unix_stream_recvmsg")]
     pub fn unix_stream_recvmsg(ctx: FExitContext) -> i32 {
-        socket::transferred_unix(ctx.arg(0), ctx.arg::<i32>(4), direction::RECEIVE);
+        socket::transferred_unix(ctx.arg(0), ctx.arg::<i32>(4), direction::RECEIVE, slot::UNIX_RECEIVE);
         0
     }
 

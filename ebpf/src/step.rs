@@ -13,7 +13,7 @@ use tracewire_common::elided::{Head, frame};
 use crate::connection::{Flow, Shared, phase, protocol};
 use crate::http1::{self, Turn};
 use crate::http2;
-use crate::io::Io;
+use crate::io::{Io, SIGHT};
 
 /// What a step led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,24 @@ pub enum Step {
 /// Does one step; `io` has at least one byte at hand.
 #[inline(always)]
 pub fn step<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
+    if in_frames(flow.phase) {
+        http2::step(flow, io)
+    } else {
+        rest(shared, flow, io)
+    }
+}
+
+/// Whether a phase is one of HTTP/2's, past the preface: [`http2::step`] does it, which
+/// needs nothing of what the two directions share.
+#[inline(always)]
+pub fn in_frames(phase: u8) -> bool {
+    phase >= phase::HEAD && phase <= phase::DATA
+}
+
+/// A step in any other phase.
+#[inline(always)]
+pub fn rest<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
     match flow.phase {
-        phase::HEAD => http2::head(flow, io),
-        phase::COPY => http2::copy(flow, io),
-        phase::SKIP => http2::skip(flow, io),
-        phase::DATA => http2::data(flow, io),
-        phase::PAD => http2::pad(flow, io),
         phase::START => start(shared, flow, io),
         phase::PREFACE => preface(shared, flow, io),
         phase::HTTP1_HEAD => http1::head(shared, flow, io),
@@ -58,12 +70,12 @@ fn start<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
     match shared.protocol {
         protocol::HTTP2 => {
             // The other direction decided; the client's bytes begin with the preface, the server's do not.
-            if io.peek() == 0 {
+            if io.look(1) == 0 {
                 return Step::Unreadable;
             }
             flow.have = 0;
             flow.http1.column = 0;
-            flow.phase = if io.window(0) == b'P' {
+            flow.phase = if io.byte(0) == b'P' {
                 phase::PREFACE
             } else {
                 phase::HEAD
@@ -80,35 +92,26 @@ fn start<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
         }
         _ => {}
     }
-    let n = io.peek();
+    let n = io.look(9);
     if n == 0 {
         return Step::Unreadable;
     }
-    let first = io.window(0);
-    if first == b'P' && (n < 3 || (io.window(1) == b'R' && io.window(2) == b'I')) {
+    let word = io.word(0);
+    let first = (word >> 56) as u8;
+    if first == b'P' && (n < 3 || word >> 40 == 0x50_52_49) {
         flow.have = 0;
         flow.http1.column = 0;
         flow.phase = phase::PREFACE;
     } else if first.is_ascii_uppercase() {
-        if n >= 4 && !http1::begins([first, io.window(1), io.window(2), io.window(3)]) {
+        if n >= 4 && !http1::begins((word >> 32) as u32) {
             return other(shared, flow);
         }
         shared.protocol = protocol::HTTP1;
         http1::enter(flow);
     } else if n >= 9 {
-        let head = Head::parse(&[
-            first,
-            io.window(1),
-            io.window(2),
-            io.window(3),
-            io.window(4),
-            io.window(5),
-            io.window(6),
-            io.window(7),
-            io.window(8),
-        ]);
+        let head = Head::of(word, io.byte(8));
         // The server's preface: SETTINGS without ACK (RFC 9113 §3.4).
-        if head.kind == frame::SETTINGS && head.flags == 0 && head.length <= 120 && http2::plausible(&head, true) {
+        if http2::server_preface(&head) {
             shared.protocol = protocol::HTTP2;
             flow.have = 0;
             flow.phase = phase::HEAD;
@@ -131,7 +134,7 @@ fn other(shared: &mut Shared, flow: &mut Flow) -> Step {
 /// In the client's preface, or in an HTTP/1 method that begins with P and was cut before its third byte.
 #[inline(always)]
 fn preface<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
-    let n = io.peek();
+    let n = io.look(http2::PREFACE.len() as u32).min(SIGHT);
     if n == 0 {
         return Step::Unreadable;
     }

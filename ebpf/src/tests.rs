@@ -11,14 +11,13 @@ use tracewire_common::fault::Fault;
 
 use crate::connection::{Flow, Http1, Message, Shared, phase, protocol};
 use crate::http1::{Bytes, Turn};
-use crate::io::{Io, WINDOW};
+use crate::io::Io;
 use crate::step::{Step, step};
 
 /// [`Io`] over one slice.
 #[derive(Default)]
 pub struct Slice {
     input: Vec<u8>,
-    window: Vec<u8>,
     pub out: Vec<u8>,
     streams: HashMap<u32, Message>,
     pub faults: Vec<Fault>,
@@ -28,23 +27,19 @@ impl Io for Slice {
     fn available(&mut self) -> u32 {
         self.input.len() as u32
     }
-    fn take(&mut self, into: &mut [u8; 32], at: u32, n: u32) -> bool {
-        let (at, n) = (at as usize, n as usize);
-        into[at..at + n].copy_from_slice(&self.input[..n]);
-        self.input.drain(..n);
-        true
+    fn look(&mut self, n: u32) -> u32 {
+        assert!(n <= crate::io::SIGHT);
+        self.input.len().min(n.max(9) as usize) as u32
     }
-    fn peek(&mut self) -> u32 {
-        let n = self.input.len().min(WINDOW);
-        self.window = self.input[..n].to_vec();
-        n as u32
+    fn byte(&self, at: u32) -> u8 {
+        self.input.get(at as usize).copied().unwrap_or(0xa5)
     }
-    fn window(&self, at: u32) -> u8 {
-        self.window.get(at as usize).copied().unwrap_or(0)
+    fn word(&self, at: u32) -> u64 {
+        u64::from_be_bytes(core::array::from_fn(|i| self.byte(at + i as u32)))
     }
     fn scan<B: Bytes>(&mut self, n: u32, http1: &mut Http1) -> (u32, Turn) {
         for i in 0..n {
-            let turn = B::byte(http1, self.window(i));
+            let turn = B::byte(http1, self.byte(i));
             if turn != Turn::Next {
                 return (i + 1, turn);
             }

@@ -118,7 +118,7 @@ impl Kernel {
         let settings = Settings {
             choose_new: u32::from(request.choose_new),
             follow_children: 1,
-            has_loop: u32::from(version() >= (5, 17)),
+            has_cookie: u32::from(version() >= (5, 12)),
             stack_top: STACK_TOP,
             has_task_pt_regs: u32::from(version() >= (5, 15)),
             match_ports: u32::from(request.match_ports),

@@ -7,16 +7,45 @@ use tracewire_common::event::Header;
 use tracewire_common::fault::{self, Fault};
 use tracewire_common::link::StreamKey;
 use tracewire_common::settings::{Offsets, Settings, watch};
-use tracewire_ebpf::connection::{Connection, Flow, Message, Shared};
-use tracewire_ebpf::io::WINDOW;
+use tracewire_ebpf::connection::{Connection, Flow, Message};
+use tracewire_ebpf::order::Birth;
 
 /// Bytes of elided stream that a record holds at most.
 pub const RECORD: usize = 16 * 1024;
 /// Bytes that one copy moves at most.
 pub const COPY: usize = 4 * 1024;
 
-/// Where a program builds its record. Tracing programs do not nest on one CPU
-/// with themselves, so one a program is enough.
+/// Bytes of user memory that are read at once.
+pub const WINDOW: usize = 1024;
+/// iovecs that are read at once.
+pub const VECTORS: u32 = 8;
+
+/// Scratches: one for each program, since two programs may interleave on one CPU where the
+/// kernel only keeps them from migrating; one and the same program never does.
+pub mod slot {
+    /// Receives of `sock_recv_length` and `tcp_recvmsg`.
+    pub const RECEIVE: u32 = 0;
+    /// Sends of `sock_send_length` and `tcp_sendmsg`.
+    pub const SEND: u32 = 1;
+    /// `unix_stream_recvmsg`
+    pub const UNIX_RECEIVE: u32 = 2;
+    /// `unix_stream_sendmsg`
+    pub const UNIX_SEND: u32 = 3;
+    /// `sys_exit`
+    pub const SYSTEM_CALL: u32 = 4;
+    /// How many there are.
+    pub const COUNT: u32 = 5;
+}
+
+/// `struct iovec`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Vector {
+    pub base: u64,
+    pub length: u64,
+}
+
+/// What a program knows of the call that it observes, and the record that it builds.
 #[repr(C)]
 pub struct Scratch {
     /// Header of the record.
@@ -25,12 +54,14 @@ pub struct Scratch {
     pub data: [u8; RECORD + COPY],
     /// Where the walk over the call stands.
     pub cursor: Cursor,
-    /// What [`tracewire_ebpf::io::Io::peek`] read.
-    pub window: [u8; WINDOW],
-    /// Flow of a dry run.
-    pub dry: Flow,
-    /// What its two directions would share.
-    pub dry_shared: Shared,
+    /// The direction's state while the call is walked.
+    pub flow: Flow,
+    /// The same, kept during a dry run.
+    pub kept: Flow,
+    /// iovecs that were read ahead.
+    pub vectors: [Vector; VECTORS as usize],
+    /// Bytes that were read ahead, and a word more.
+    pub window: [u8; WINDOW + 16],
 }
 
 /// Where a walk stands. It is here and not on the stack, because the verifier
@@ -39,7 +70,7 @@ pub struct Scratch {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Cursor {
-    /// User address of the next iovec.
+    /// User address of the next iovec that is not in [`Scratch::vectors`].
     pub vector: u64,
     /// User address of the next byte.
     pub base: u64,
@@ -59,8 +90,20 @@ pub struct Cursor {
     pub dropped: u32,
     /// Bytes of the call.
     pub moved: u32,
-    /// The first piece, to begin again after a dry run.
+    /// Bytes at `base` that are in the window.
+    pub ahead: u32,
+    /// Where they begin in it.
+    pub seen: u32,
+    /// iovecs left in [`Scratch::vectors`].
+    pub known: u32,
+    /// Which of them is next.
+    pub next: u32,
+    /// The first piece, to begin again after a dry run: as `vector`, `base`, `vectors`, `segment`.
     pub first: (u64, u64, u32, u32),
+    /// Address of the `struct sock`.
+    pub sk: u64,
+    /// Address of the user registers.
+    pub regs: u64,
 }
 
 /// Records to the agent. Its size is set by the agent.
@@ -87,9 +130,13 @@ static STREAMS: LruHashMap<StreamKey, Message> = LruHashMap::with_max_entries(81
 #[map]
 static MULTI: LruHashMap<u32, u32> = LruHashMap::with_max_entries(1024, 0);
 
-/// By direction.
+/// By [`slot`].
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(slot::COUNT, 0);
+
+/// Where TCP connections began that were born in sight, by cookie.
+#[map]
+static BIRTHS: LruHashMap<u64, Birth> = LruHashMap::with_max_entries(16384, 0);
 
 /// Faults by number.
 #[map]
@@ -123,10 +170,6 @@ static OFFSETS: Offsets = Offsets {
     sk_shutdown: 0,
     tcp_write_seq: 0,
     tcp_copied_seq: 0,
-    tcp_rcv_nxt: 0,
-    tcp_snd_una: 0,
-    tcp_bytes_received: 0,
-    tcp_bytes_acked: 0,
     unix_peer: 0,
     task_stack: 0,
     task_files: 0,
@@ -149,7 +192,7 @@ static OFFSETS: Offsets = Offsets {
 static SETTINGS: Settings = Settings {
     choose_new: 0,
     follow_children: 0,
-    has_loop: 0,
+    has_cookie: 0,
     stack_top: 0,
     has_task_pt_regs: 0,
     match_ports: 0,
@@ -265,15 +308,31 @@ pub fn multi(tid: u32) -> u32 {
 #[inline(always)]
 pub fn set_multi(tid: u32, done: u32) {
     if done == 0 {
-        let _ = MULTI.remove(tid);
+        // To look is cheaper than to remove what is not there.
+        if MULTI.get_ptr(tid).is_some() {
+            let _ = MULTI.remove(tid);
+        }
     } else {
         let _ = MULTI.insert(tid, done, 0);
     }
 }
 
 #[inline(always)]
-pub fn scratch(direction: u8) -> Option<*mut Scratch> {
-    SCRATCH.get_ptr_mut(u32::from(direction & 1))
+pub fn scratch(slot: u32) -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(slot)
+}
+
+/// Notes where a connection begins.
+#[inline(always)]
+pub fn born(cookie: u64, birth: &Birth) {
+    let _ = BIRTHS.insert(cookie, birth, 0);
+}
+
+/// Where a connection began, if that was seen.
+#[inline(always)]
+pub fn birth(cookie: u64) -> Option<Birth> {
+    // SAFETY: written once, before any call of the connection.
+    unsafe { BIRTHS.get(cookie) }.copied()
 }
 
 /// Counts a fault.

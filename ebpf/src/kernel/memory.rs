@@ -12,6 +12,33 @@ pub fn opaque(mut value: u64) -> u64 {
     value
 }
 
+/// Eight bytes of a map's value, big-endian, at any alignment: the compiler would read them one by one.
+///
+/// # Safety
+/// `at` points to eight bytes of a map's value, which the verifier checks too.
+#[inline(always)]
+pub unsafe fn load_word(at: *const u8) -> u64 {
+    let word: u64;
+    // SAFETY: a load of eight bytes, for which the caller vouches; the kernel of x86-64 allows any alignment.
+    unsafe {
+        core::arch::asm!("{0} = *(u64 *)({1} + 0)", out(reg) word, in(reg) at, options(nostack, readonly, preserves_flags));
+    }
+    u64::from_be(word)
+}
+
+/// Writes likewise.
+///
+/// # Safety
+/// As for [`load_word`].
+#[inline(always)]
+pub unsafe fn store_word(at: *mut u8, word: u64) {
+    let word = word.to_be();
+    // SAFETY: a store of eight bytes, for which the caller vouches.
+    unsafe {
+        core::arch::asm!("*(u64 *)({0} + 0) = {1}", in(reg) at, in(reg) word, options(nostack, preserves_flags));
+    }
+}
+
 /// A plain value at a kernel address; zero where it can't be read.
 #[inline(always)]
 pub fn kernel<T: Copy>(address: u64) -> Option<T> {

@@ -1,12 +1,15 @@
 //! The rooms that touch the kernel: maps, user memory, tracepoints. All
 //! `unsafe` of the kernel side stands below this module.
 
+pub mod call;
 pub mod context;
 pub mod emit;
 pub mod maps;
 pub mod memory;
+pub mod open;
 pub mod probe;
 pub mod process;
+pub mod proof;
 pub mod socket;
 pub mod syscall;
 pub mod walk;

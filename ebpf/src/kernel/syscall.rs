@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_tas
 use tracewire_common::event::direction;
 use tracewire_common::settings::watch;
 
-use crate::kernel::maps::{self, offset};
+use crate::kernel::maps::{self, offset, slot};
 use crate::kernel::memory::kernel;
 use crate::kernel::socket;
 
@@ -36,7 +36,7 @@ pub fn ended(regs: u64, ret: i64) {
         return;
     };
     let Some(sk) = sock(fd as u32) else { return };
-    socket::transferred_at(sk, ret as i32, way, id, regs);
+    socket::transferred_at(sk, ret as i32, way, slot::SYSTEM_CALL, id, regs);
 }
 
 /// The `struct sock` behind a file descriptor of the current task, if it is a socket.

@@ -1,27 +1,47 @@
 //! The bytes of one system call, walked piece by piece in the caller's
 //! memory: the kernel's [`Io`].
+//!
+//! Everything that a walk knows lies in the scratch of its program, and its parts
+//! are functions of their own (`extern "C"`, not inlined, named): the verifier walks
+//! each of them once and alone, knowing nothing of its callers, so that they do
+//! not multiply. They take a number, the scratch's, because kernels before 5.12
+//! let such a function take nothing else.
 
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use tracewire_common::elided::{FRAME_HEADER, Head};
 use tracewire_common::event::{Header, flags};
 use tracewire_common::fault::Fault;
 use tracewire_common::link::StreamKey;
-use tracewire_ebpf::connection::{Flow, Http1, Message, Shared, flow_flag, phase};
-use tracewire_ebpf::http1::{Bytes, Turn};
-use tracewire_ebpf::io::{Io, WINDOW};
-use tracewire_ebpf::step::{Step, step};
+use tracewire_ebpf::connection::{Http1, Message, flow_flag, phase};
+use tracewire_ebpf::http1::{Bytes, ChunkBytes, HeadBytes, Machine, TrailerBytes, Turn};
+use tracewire_ebpf::http2::{self, PrefaceBytes};
+use tracewire_ebpf::io::{Io, SIGHT};
+use tracewire_ebpf::step::{self, Step};
 
-use crate::kernel::maps::{self, COPY, Cursor, RECORD, Scratch};
-use crate::kernel::memory::{opaque, user};
+use crate::kernel::maps::{self, COPY, Cursor, RECORD, Scratch, VECTORS, Vector, WINDOW};
+use crate::kernel::memory::{load_word, opaque, store_word};
 
-/// Steps of one call at most: frames, their parts and the iovecs they lie in.
-const STEPS: u32 = 16 * 1024;
-/// The same where `bpf_loop` does not exist (before 5.17), so that the verifier can follow.
-const STEPS_UNROLLED: u32 = 24;
+/// Turns of [`walk_on`].
+const TURNS: u32 = 256;
+/// Rounds of them: 16,384 steps of one call at most, frames and the iovecs they lie in.
+const ROUNDS: u32 = 64;
 /// A record is sent before a frame header when it holds more than this, bytes.
 const FULL_FOR_HEAD: u32 = 8 * 1024;
 /// A record is sent before a copy when it holds more than this, bytes.
 const FULL_FOR_COPY: u32 = 12 * 1024;
+/// Bytes read ahead of a piece that does not fit the window whole: what comes is mostly
+/// the middle of a message, which nobody reads.
+const AHEAD: u32 = 256;
+
+/// What a turn led to.
+mod turn {
+    /// The call is done, or something stopped the walk.
+    pub const DONE: u32 = 0;
+    /// Go on.
+    pub const MORE: u32 = 1;
+    /// It is not for [`super::walk_frames`].
+    pub const REST: u32 = 2;
+}
 
 /// Why a walk stopped early.
 pub mod stop {
@@ -33,23 +53,20 @@ pub mod stop {
     pub const UNREADABLE: u32 = 2;
 }
 
-/// `struct iovec`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Vector {
-    base: u64,
-    length: u64,
-}
-
-/// A walk over one call. It lies on the program's stack; `bpf_loop` hands it to each step.
-#[repr(C)]
+/// A walk over one call.
 pub struct Walk {
-    pub flow: *mut Flow,
-    pub shared: *mut Shared,
-    pub scratch: *mut Scratch,
+    scratch: *mut Scratch,
+    slot: u32,
 }
 
 impl Walk {
+    /// The walk of a scratch.
+    #[inline(always)]
+    pub fn of(slot: u32) -> Option<Self> {
+        let scratch = maps::scratch(slot)?;
+        Some(Walk { scratch, slot })
+    }
+
     #[inline(always)]
     fn scratch(&mut self) -> &mut Scratch {
         // SAFETY: set from a live element of a per-CPU map, which only this program uses on this CPU.
@@ -71,6 +88,8 @@ impl Walk {
         at.out = 0;
         at.stop = stop::NONE;
         at.dropped = 0;
+        at.ahead = 0;
+        at.known = 0;
     }
 
     #[inline(always)]
@@ -85,9 +104,16 @@ impl Walk {
 
     #[inline(always)]
     fn advance(&mut self, n: u32) {
-        self.at().base = self.at().base.wrapping_add(u64::from(n));
-        self.at().segment = self.at().segment.wrapping_sub(n);
-        self.at().left = self.at().left.wrapping_sub(n);
+        let at = self.at();
+        at.base = at.base.wrapping_add(u64::from(n));
+        at.segment = at.segment.wrapping_sub(n);
+        at.left = at.left.wrapping_sub(n);
+        if n < at.ahead {
+            at.ahead -= n;
+            at.seen = at.seen.wrapping_add(n);
+        } else {
+            at.ahead = 0;
+        }
     }
 
     /// Goes to the next iovec. False: there is none, or it can't be read.
@@ -96,155 +122,235 @@ impl Walk {
         if self.at().vectors == 0 {
             return false;
         }
-        let Some(v) = user::<Vector>(self.at().vector) else {
-            return false;
-        };
-        self.at().vector = self.at().vector.wrapping_add(size_of::<Vector>() as u64);
-        self.at().vectors -= 1;
-        self.at().base = v.base;
-        self.at().segment = if v.length < u64::from(self.at().left) {
+        if self.at().known == 0 {
+            let n = self.at().vectors.min(VECTORS);
+            let size = opaque(u64::from(n) * size_of::<Vector>() as u64);
+            if size > u64::from(VECTORS) * size_of::<Vector>() as u64 {
+                return false;
+            }
+            let from = self.at().vector;
+            let to = (&raw mut self.scratch().vectors).cast();
+            // SAFETY: `size` is at most that of the vectors; a bad user address is an error, not a fault.
+            if unsafe { bpf_probe_read_user(to, size as u32, from as *const _) } != 0 {
+                return false;
+            }
+            self.at().known = n;
+            self.at().next = 0;
+            self.at().vector = from.wrapping_add(size);
+        }
+        let index = opaque(u64::from(self.at().next)) & u64::from(VECTORS - 1);
+        // SAFETY: `index` is below their number.
+        let v = unsafe { *self.scratch().vectors.get_unchecked(index as usize) };
+        let at = self.at();
+        at.next = at.next.wrapping_add(1);
+        at.known = at.known.wrapping_sub(1);
+        at.vectors = at.vectors.wrapping_sub(1);
+        at.base = v.base;
+        at.segment = if v.length < u64::from(at.left) {
             v.length as u32
         } else {
-            self.at().left
+            at.left
         };
+        at.ahead = 0;
         true
     }
 
-    /// One step, or the next iovec. False: done.
+    /// One step, or the next iovec.
     #[inline(always)]
-    fn one(&mut self) -> bool {
+    fn turn(&mut self, step: impl FnOnce(&mut Self) -> Step) -> u32 {
         if self.at().left == 0 || self.at().stop != stop::NONE {
-            return false;
+            return turn::DONE;
         }
         if self.at().segment == 0 {
-            if !self.next_vector() {
-                self.at().stop = stop::UNREADABLE;
-                return false;
+            if self.next_vector() {
+                return turn::MORE;
             }
-            return true;
+            self.at().stop = stop::UNREADABLE;
+            return turn::DONE;
         }
-        // SAFETY: live elements of maps; no other program works on this direction at the same time,
-        // and a race on the shared part costs at most one direction's framing.
-        let flow = unsafe { &mut *self.flow };
-        // SAFETY: as above; `shared` and `flow` are different members.
-        let shared = unsafe { &mut *self.shared };
-        match step(shared, flow, self) {
-            Step::More => true,
-            Step::Malformed => {
-                self.at().stop = stop::MALFORMED;
-                false
-            }
-            Step::Unreadable => {
-                self.at().stop = stop::UNREADABLE;
-                false
-            }
+        match step(self) {
+            Step::More => return turn::MORE,
+            Step::Malformed => self.at().stop = stop::MALFORMED,
+            Step::Unreadable => self.at().stop = stop::UNREADABLE,
         }
+        turn::DONE
     }
 
-    /// Walks to the end of the call, or to what stops it.
+    /// Where byte `at` of what is in sight lies.
     #[inline(always)]
-    pub fn run(&mut self) {
-        if maps::setting!(has_loop) != 0 {
-            // SAFETY: `walk_step` takes what is passed here; the walk outlives the call.
-            unsafe { bpf_loop(STEPS, walk_step as *mut _, core::ptr::from_mut(self).cast(), 0) };
-        } else {
-            for _ in 0..STEPS_UNROLLED {
-                if !self.one() {
-                    break;
-                }
-            }
-        }
+    fn sight(&self, at: u32) -> *const u8 {
+        // SAFETY: a live element of a per-CPU map.
+        let scratch = unsafe { &*self.scratch };
+        let index = opaque(u64::from(scratch.cursor.seen.wrapping_add(at))) & (WINDOW as u64 - 1);
+        // SAFETY: `index` is below WINDOW, and a word more is there.
+        unsafe { (&raw const scratch.window).cast::<u8>().add(index as usize) }
     }
 
-    /// Sends the record built so far.
+    /// Where the next ≤ 16 bytes of the record go.
     #[inline(always)]
-    pub fn flush(&mut self) {
-        if self.at().dry != 0 || self.at().out == 0 {
-            self.at().out = 0;
-            return;
-        }
-        let out = self.at().out;
-        self.at().out = 0;
-        let scratch = self.scratch();
-        scratch.header.length = out;
-        let size = opaque(u64::from(out) + size_of::<Header>() as u64);
-        if size > (RECORD + COPY) as u64 {
-            return;
-        }
-        // SAFETY: the record and its header are the first bytes of the scratch, which is larger than `size`.
-        let sent = unsafe { maps::output((&raw const scratch.header).cast(), size) };
-        scratch.header.flags &= !flags::GAP;
-        // SAFETY: a live element of a map, as in `one`.
-        let flow = unsafe { &mut *self.flow };
-        if sent {
-            flow.flags |= flow_flag::SPOKEN;
-        } else {
-            flow.flags |= flow_flag::GAP;
-            self.at().dropped = 1;
-            if flow.phase == phase::COPY {
-                flow.phase = phase::SKIP;
-            }
-        }
-    }
-
-    /// Where `n` ≤ 16 more bytes of the record go.
-    #[inline(always)]
-    fn append<const N: usize>(&mut self, bytes: [u8; N]) {
-        if self.at().dry != 0 {
-            return;
-        }
+    fn room(&mut self) -> *mut u8 {
         let at = opaque(u64::from(self.at().out)) & (RECORD as u64 - 1);
-        let data = (&raw mut self.scratch().data).cast::<u8>();
-        let mut i = 0;
-        while i < N {
-            // SAFETY: `at` is below RECORD and the data has COPY bytes more.
-            let to = unsafe { data.add(at as usize + i) };
-            // SAFETY: inside the data, as said.
-            unsafe { to.write(bytes[i]) };
-            i += 1;
+        // SAFETY: `at` is below RECORD and the data has COPY bytes more.
+        unsafe { (&raw mut self.scratch().data).cast::<u8>().add(at as usize) }
+    }
+
+    #[inline(always)]
+    fn flush_over(&mut self, limit: u32) {
+        if self.at().out > limit {
+            flush(self.slot);
         }
-        self.at().out = self.at().out.wrapping_add(N as u32);
     }
 }
 
-/// One turn of `bpf_loop`; 1 ends it.
-unsafe extern "C" fn walk_step(_turn: u64, walk: *mut Walk) -> i64 {
-    // SAFETY: `run` passes its own walk.
-    let walk = unsafe { &mut *walk };
-    i64::from(!walk.one())
-}
-
-/// A scan over the window, for `bpf_loop`.
-#[repr(C)]
-struct Scan {
-    http1: *mut Http1,
-    scratch: *mut Scratch,
-    used: u32,
-    turn: u32,
-}
-
-const TURN_NEXT: u32 = 0;
-const TURN_END: u32 = 1;
-const TURN_MALFORMED: u32 = 2;
-
-/// One byte of a scan; 1 ends it.
-unsafe extern "C" fn scan_step<B: Bytes>(at: u64, scan: *mut Scan) -> i64 {
-    // SAFETY: `Walk::scan` passes its own scan.
-    let scan = unsafe { &mut *scan };
-    let at = opaque(at) & (WINDOW as u64 - 1);
-    // SAFETY: live elements of maps.
-    let scratch = unsafe { &*scan.scratch };
-    // SAFETY: `at` is below the window's size.
-    let c = unsafe { *scratch.window.get_unchecked(at as usize) };
-    // SAFETY: as in `Walk::one`.
-    let http1 = unsafe { &mut *scan.http1 };
-    scan.used += 1;
-    scan.turn = match B::byte(http1, c) {
-        Turn::Next => return 0,
-        Turn::End => TURN_END,
-        Turn::Malformed => TURN_MALFORMED,
+/// A step in the phases of HTTP/2's frames.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_frames(slot: u32) -> u32 {
+    let Some(mut walk) = Walk::of(slot) else {
+        return turn::DONE;
     };
-    1
+    // SAFETY: a live element of a per-CPU map; the walk's own methods leave the flow alone.
+    let flow = unsafe { &mut (*walk.scratch).flow };
+    if !step::in_frames(flow.phase) {
+        return turn::REST;
+    }
+    walk.turn(|walk| http2::step(flow, walk))
+}
+
+/// A step in any other phase.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_rest(slot: u32) -> u32 {
+    let Some(mut walk) = Walk::of(slot) else {
+        return turn::DONE;
+    };
+    let connection = walk.scratch().header.connection;
+    let Some(connection) = maps::connection(connection) else {
+        return turn::DONE;
+    };
+    // SAFETY: a live element of a map; a race on what both directions share costs at most one direction's framing.
+    let shared = unsafe { &mut (*connection).shared };
+    // SAFETY: as in `walk_frames`.
+    let flow = unsafe { &mut (*walk.scratch).flow };
+    walk.turn(|walk| step::rest(shared, flow, walk))
+}
+
+/// Many turns.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_on(slot: u32) -> u32 {
+    let mut i = 0;
+    while i < TURNS {
+        let mut after = walk_frames(slot);
+        if after == turn::REST {
+            after = walk_rest(slot);
+        }
+        if after == turn::DONE {
+            return turn::DONE;
+        }
+        i += 1;
+    }
+    turn::MORE
+}
+
+/// Walks to the end of the call, or to what stops it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk(slot: u32) -> u32 {
+    let mut i = 0;
+    while i < ROUNDS {
+        if walk_on(slot) == turn::DONE {
+            return turn::DONE;
+        }
+        i += 1;
+    }
+    turn::MORE
+}
+
+/// Sends the record built so far.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flush(slot: u32) -> u32 {
+    let Some(mut walk) = Walk::of(slot) else { return 0 };
+    let out = walk.at().out;
+    walk.at().out = 0;
+    if walk.at().dry != 0 || out == 0 {
+        return 0;
+    }
+    let scratch = walk.scratch();
+    scratch.header.length = out;
+    let size = opaque(u64::from(out) + size_of::<Header>() as u64);
+    if size > (RECORD + COPY) as u64 {
+        return 0;
+    }
+    // SAFETY: the record and its header are the first bytes of the scratch, which is larger than `size`.
+    let sent = unsafe { maps::output((&raw const scratch.header).cast(), size) };
+    scratch.header.flags &= !flags::GAP;
+    if sent {
+        scratch.flow.flags |= flow_flag::SPOKEN;
+    } else {
+        scratch.flow.flags |= flow_flag::GAP;
+        scratch.cursor.dropped = 1;
+        if scratch.flow.phase == phase::COPY {
+            scratch.flow.phase = phase::SKIP;
+        }
+    }
+    0
+}
+
+/// Runs a machine over what is in sight: how many bytes it took, and in bits 16 and up how it stands.
+#[inline(always)]
+fn scan<B: Bytes>(slot: u32, n: u32) -> u32 {
+    let Some(mut walk) = Walk::of(slot) else {
+        return SCAN_MALFORMED;
+    };
+    let mut i = 0;
+    while i < SIGHT {
+        if i >= n {
+            return i | SCAN_NEXT;
+        }
+        let c = walk.byte(i);
+        let turn = B::byte(&mut walk.scratch().flow.http1, c);
+        i += 1;
+        match turn {
+            Turn::Next => {}
+            Turn::End => return i | SCAN_END,
+            Turn::Malformed => return i | SCAN_MALFORMED,
+        }
+    }
+    i | SCAN_NEXT
+}
+
+const SCAN_NEXT: u32 = 0;
+const SCAN_END: u32 = 1 << 16;
+const SCAN_MALFORMED: u32 = 2 << 16;
+
+/// [`scan`] of an HTTP/1 head.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn scan_head(slot: u32, n: u32) -> u32 {
+    scan::<HeadBytes>(slot, n)
+}
+
+/// [`scan`] of the size line of a chunk.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn scan_chunk(slot: u32, n: u32) -> u32 {
+    scan::<ChunkBytes>(slot, n)
+}
+
+/// [`scan`] of a trailer section.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn scan_trailer(slot: u32, n: u32) -> u32 {
+    scan::<TrailerBytes>(slot, n)
+}
+
+/// [`scan`] of HTTP/2's preface.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn scan_preface(slot: u32, n: u32) -> u32 {
+    scan::<PrefaceBytes>(slot, n)
 }
 
 impl Io for Walk {
@@ -254,26 +360,12 @@ impl Io for Walk {
     }
 
     #[inline(always)]
-    fn take(&mut self, into: &mut [u8; 32], at: u32, n: u32) -> bool {
-        let at = opaque(u64::from(at)) & 15;
-        let size = opaque(u64::from(n)) & 15;
-        // SAFETY: `at` and `size` are below 16, the buffer has 32 bytes.
-        let to = unsafe { into.as_mut_ptr().add(at as usize) };
-        // SAFETY: as above; a bad user address is an error, not a fault.
-        if unsafe { bpf_probe_read_user(to.cast(), size as u32, self.at().base as *const _) } != 0 {
-            return false;
+    fn look(&mut self, n: u32) -> u32 {
+        let (ahead, segment) = (self.at().ahead, self.at().segment);
+        if ahead >= n || ahead == segment {
+            return ahead;
         }
-        self.advance(n);
-        true
-    }
-
-    #[inline(always)]
-    fn peek(&mut self) -> u32 {
-        let n = if self.at().segment < WINDOW as u32 {
-            self.at().segment
-        } else {
-            WINDOW as u32
-        };
+        let n = if segment > WINDOW as u32 { AHEAD } else { segment };
         let size = opaque(u64::from(n));
         if size > WINDOW as u64 {
             return 0;
@@ -282,40 +374,41 @@ impl Io for Walk {
         let window = (&raw mut self.scratch().window).cast();
         // SAFETY: `size` is at most the window's; a bad user address is an error, not a fault.
         if unsafe { bpf_probe_read_user(window, size as u32, base as *const _) } != 0 {
+            self.at().ahead = 0;
             return 0;
         }
+        self.at().seen = 0;
+        self.at().ahead = n;
         n
     }
 
     #[inline(always)]
-    fn window(&self, at: u32) -> u8 {
-        let at = opaque(u64::from(at)) & (WINDOW as u64 - 1);
-        // SAFETY: a live element of a per-CPU map.
-        let scratch = unsafe { &*self.scratch };
-        // SAFETY: `at` is below the window's size.
-        unsafe { *scratch.window.get_unchecked(at as usize) }
+    fn byte(&self, at: u32) -> u8 {
+        // SAFETY: inside the window.
+        unsafe { *self.sight(at) }
     }
 
-    /// Without `bpf_loop` (before 5.17) HTTP/1 is not followed: every head is malformed.
     #[inline(always)]
-    fn scan<B: Bytes>(&mut self, n: u32, http1: &mut Http1) -> (u32, Turn) {
-        let mut scan = Scan {
-            http1,
-            scratch: self.scratch,
-            used: 0,
-            turn: TURN_NEXT,
+    fn word(&self, at: u32) -> u64 {
+        // SAFETY: inside the window, which is a word longer than its mask.
+        unsafe { load_word(self.sight(at)) }
+    }
+
+    #[inline(always)]
+    fn scan<B: Bytes>(&mut self, n: u32, _http1: &mut Http1) -> (u32, Turn) {
+        // The machine works on the scratch's flow, which is the one that is passed.
+        let scanned = match B::MACHINE {
+            Machine::Head => scan_head(self.slot, n),
+            Machine::Chunk => scan_chunk(self.slot, n),
+            Machine::Trailer => scan_trailer(self.slot, n),
+            Machine::Preface => scan_preface(self.slot, n),
         };
-        if maps::setting!(has_loop) == 0 {
-            return (0, Turn::Malformed);
-        }
-        // SAFETY: `scan_step` takes what is passed here; the scan outlives the call.
-        unsafe { bpf_loop(n, scan_step::<B> as *mut _, core::ptr::from_mut(&mut scan).cast(), 0) };
-        let turn = match scan.turn {
-            TURN_NEXT => Turn::Next,
-            TURN_END => Turn::End,
+        let turn = match scanned & !0xffff {
+            SCAN_NEXT => Turn::Next,
+            SCAN_END => Turn::End,
             _ => Turn::Malformed,
         };
-        (scan.used, turn)
+        (scanned & 0xffff, turn)
     }
 
     #[inline(always)]
@@ -329,21 +422,24 @@ impl Io for Walk {
             self.advance(n);
             return n;
         }
-        if self.at().out > FULL_FOR_COPY {
-            self.flush();
-        }
+        self.flush_over(FULL_FOR_COPY);
         let n = if n > COPY as u32 - 1 { COPY as u32 - 1 } else { n };
         if self.at().dropped != 0 {
             self.advance(n);
             return n;
         }
-        let at = opaque(u64::from(self.at().out)) & (RECORD as u64 - 1);
+        let to = self.room();
         let size = opaque(u64::from(n)) & (COPY as u64 - 1);
-        let base = self.at().base;
-        // SAFETY: `at` is below RECORD and the data has COPY bytes more.
-        let to = unsafe { (&raw mut self.scratch().data).cast::<u8>().add(at as usize) };
-        // SAFETY: as above; a bad user address is an error, not a fault.
-        if unsafe { bpf_probe_read_user(to.cast(), size as u32, base as *const _) } != 0 {
+        let failed = if n <= self.at().ahead {
+            let from = self.sight(0);
+            // SAFETY: `room` leaves COPY bytes; what is in sight is read as any kernel address.
+            unsafe { bpf_probe_read_kernel(to.cast(), size as u32, from.cast()) }
+        } else {
+            let base = self.at().base;
+            // SAFETY: `room` leaves COPY bytes; a bad user address is an error, not a fault.
+            unsafe { bpf_probe_read_user(to.cast(), size as u32, base as *const _) }
+        };
+        if failed != 0 {
             return 0;
         }
         self.at().out = self.at().out.wrapping_add(n);
@@ -353,26 +449,48 @@ impl Io for Walk {
 
     #[inline(always)]
     fn put(&mut self, head: Head) {
-        if self.at().out > FULL_FOR_HEAD {
-            self.flush();
+        if self.at().dry != 0 {
+            return;
         }
+        self.flush_over(FULL_FOR_HEAD);
         self.at().dropped = 0;
-        self.append::<FRAME_HEADER>(head.bytes());
+        let to = self.room();
+        // SAFETY: `room` leaves more than nine bytes.
+        unsafe { store_word(to, head.word()) };
+        // SAFETY: as above.
+        unsafe { to.add(FRAME_HEADER - 1).write(head.stream as u8) };
+        self.at().out = self.at().out.wrapping_add(FRAME_HEADER as u32);
     }
 
     #[inline(always)]
     fn put_u64(&mut self, value: u64) {
-        self.append::<8>(value.to_be_bytes());
+        if self.at().dry == 0 {
+            let to = self.room();
+            // SAFETY: `room` leaves more than eight bytes.
+            unsafe { store_word(to, value) };
+            self.at().out = self.at().out.wrapping_add(8);
+        }
     }
 
     #[inline(always)]
     fn put_prefix(&mut self, p: &[u8; 8]) {
-        self.append::<5>([p[0], p[1], p[2], p[3], p[4]]);
+        if self.at().dry == 0 {
+            let to = self.room();
+            // The three bytes behind the prefix are written over by what comes next, or not sent.
+            // SAFETY: `room` leaves more than eight bytes.
+            unsafe { store_word(to, u64::from_be_bytes(*p)) };
+            self.at().out = self.at().out.wrapping_add(5);
+        }
     }
 
     #[inline(always)]
     fn put_byte(&mut self, byte: u8) {
-        self.append::<1>([byte]);
+        if self.at().dry == 0 {
+            let to = self.room();
+            // SAFETY: `room` leaves more than a byte.
+            unsafe { to.write(byte) };
+            self.at().out = self.at().out.wrapping_add(1);
+        }
     }
 
     #[inline(always)]
