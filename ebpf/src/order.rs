@@ -176,8 +176,9 @@ mod tests {
             flags: flow_flag::SEQUENCE,
             ..Flow::EMPTY
         };
-        assert!(follow(&mut Shared::EMPTY, &mut flow, 31, 20, || true));
+        let mut shared = Shared::EMPTY;
+        assert!(follow(&mut shared, &mut flow, 31, 20, || true));
         flow.sequence = 10;
-        assert!(!follow(&mut Shared::EMPTY, &mut flow, 31, 20, || false));
+        assert!(!follow(&mut shared, &mut flow, 31, 20, || false));
     }
 }

@@ -8,7 +8,7 @@
 //!   (gap) -> LOST --a call that proves the framing--> HEAD | HTTP1_HEAD
 //! ```
 
-use tracewire_common::elided::{Head, frame};
+use tracewire_common::elided::Head;
 
 use crate::connection::{Flow, Shared, phase, protocol};
 use crate::http1::{self, Turn};
@@ -40,7 +40,7 @@ pub fn step<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
 /// needs nothing of what the two directions share.
 #[inline(always)]
 pub fn in_frames(phase: u8) -> bool {
-    phase >= phase::HEAD && phase <= phase::DATA
+    (phase::HEAD..=phase::DATA).contains(&phase)
 }
 
 /// A step in any other phase.

@@ -458,7 +458,9 @@ impl Io for Walk {
         // SAFETY: `room` leaves more than nine bytes.
         unsafe { store_word(to, head.word()) };
         // SAFETY: as above.
-        unsafe { to.add(FRAME_HEADER - 1).write(head.stream as u8) };
+        let last = unsafe { to.add(FRAME_HEADER - 1) };
+        // SAFETY: as above.
+        unsafe { last.write(head.stream as u8) };
         self.at().out = self.at().out.wrapping_add(FRAME_HEADER as u32);
     }
 
