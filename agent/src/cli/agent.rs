@@ -9,12 +9,15 @@ use std::time::Duration;
 use super::{Failure, Shared, View};
 use crate::bpf::check;
 use crate::bpf::load::{Kernel, Request};
-use crate::config::{self, Config, LogFlags, Output};
+use crate::config::sentry::Way;
+use crate::config::{self, Config, Given, LogFlags, Output};
 use crate::discover::resource::Resources;
 use crate::export::Exporter;
 use crate::export::console::{ConsoleExporter, Look};
 use crate::export::json::JsonExporter;
 use crate::export::otlp::OtlpExporter;
+use crate::export::sentry::otlp::SentryOtlp;
+use crate::export::sentry::{self, SentryExporter};
 use crate::pipeline::{Chooser, Pipeline, Until};
 use crate::privacy::{Policy, Query};
 use crate::propagation::head::Head;
@@ -139,10 +142,28 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
         Output::Json => exporters.push(Box::new(JsonExporter::new(std::io::stdout(), counters.clone()))),
         Output::None => {}
     }
+    let (sentry, warnings) = config::sentry::load(&shared.sentry).map_err(|e| Failure::Usage(e.to_string()))?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     if let Some(otlp) = &config.otlp {
         let exporter = OtlpExporter::new(otlp, &config.batch, runtime.handle(), counters.clone())
             .map_err(|e| Failure::Usage(e.to_string()))?;
-        exporters.push(Box::new(exporter));
+        if otlp
+            .endpoint
+            .as_ref()
+            .is_some_and(|e| sentry::otlp::is_sentry(&e.value.url))
+        {
+            let config = sentry.as_ref().map(|s| s.config.clone()).unwrap_or_default();
+            exporters.push(Box::new(SentryOtlp::new(exporter, config)));
+        } else {
+            exporters.push(Box::new(exporter));
+        }
+    }
+    // After OTLP: it is also closed after it.
+    if let Some(sentry) = sentry {
+        exporters
+            .extend(self::sentry(sentry, &config, &runtime, &counters).map_err(|e| Failure::Usage(e.to_string()))?);
     }
     Ok(Configured {
         config,
@@ -152,6 +173,34 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
         runtime,
         exporters,
     })
+}
+
+/// The exporters to Sentry.
+fn sentry(
+    sentry: config::sentry::Sentry,
+    config: &Config,
+    runtime: &tokio::runtime::Runtime,
+    counters: &Arc<Counters>,
+) -> Result<Vec<Box<dyn Exporter>>, config::Error> {
+    const NAME: &str = "SENTRY_DSN";
+    let mut exporters: Vec<Box<dyn Exporter>> = Vec::new();
+    if let (Way::Otlp, Some(secret)) = (sentry.way, &sentry.config.default) {
+        let (url, auth) = sentry::otlp::endpoint(secret.dsn());
+        let otlp = config::Otlp {
+            endpoint: Some(Given {
+                value: config::Endpoint { url, is_base: true },
+                source: NAME,
+            }),
+            headers: config::Headers::of("x-sentry-auth", &auth),
+            ..config::Otlp::default()
+        };
+        let inner = OtlpExporter::new(&otlp, &config.batch, runtime.handle(), counters.clone())?;
+        exporters.push(Box::new(SentryOtlp::new(inner, sentry.config.clone())));
+    }
+    let tls = sentry::tls()?;
+    let exporter = SentryExporter::new(sentry.config, tls, counters).map_err(|e| config::Error::new(NAME, e))?;
+    exporters.push(Box::new(exporter));
+    Ok(exporters)
 }
 
 /// The loaded agent, before it runs.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{ExportFlags, LogFlags, SamplingFlags};
+use crate::config::{ExportFlags, LogFlags, SamplingFlags, SentryFlags};
 
 mod agent;
 mod attach;
@@ -54,6 +54,8 @@ enum Command {
 pub(crate) struct View {
     #[command(flatten)]
     export: ExportFlags,
+    #[command(flatten)]
+    sentry: SentryFlags,
     /// Keep this request header field (or gRPC metadata) as an attribute; none is kept unless named here
     #[arg(long, value_name = "NAME", help_heading = "Privacy")]
     capture_request_header: Vec<String>,

@@ -20,6 +20,7 @@ mod flags;
 mod limits;
 mod otlp;
 pub mod sampling;
+pub mod sentry;
 
 use crate::span::limits::Limits;
 
@@ -27,6 +28,7 @@ pub use environment::Environment;
 pub use flags::{ExportFlags, LogFlags, Output};
 pub use otlp::{Compression, Endpoint, Headers, Otlp, Protocol};
 pub use sampling::SamplingFlags;
+pub use sentry::SentryFlags;
 
 /// A setting and where it was given, for messages that name what to change.
 #[derive(Clone, Debug, PartialEq, Eq)]

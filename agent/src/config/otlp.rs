@@ -70,6 +70,11 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// One field.
+    pub fn of(name: &str, value: &str) -> Self {
+        Headers(vec![(name.to_owned(), value.to_owned())])
+    }
+
     /// `text` with the values blotted out.
     pub fn redact(&self, text: &str) -> String {
         // `Bearer TOKEN` is also looked for as TOKEN; shorter words are no secrets.

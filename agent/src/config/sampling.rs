@@ -147,7 +147,7 @@ fn root(flags: &SamplingFlags, env: &mut Environment<'_>) -> Result<Option<(Give
 }
 
 /// A variable that holds a share.
-fn number(env: &Environment<'_>, name: &'static str) -> Result<Option<Threshold>, Error> {
+pub(super) fn number(env: &Environment<'_>, name: &'static str) -> Result<Option<Threshold>, Error> {
     let Some(given) = env.text(&[name])? else {
         return Ok(None);
     };

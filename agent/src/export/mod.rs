@@ -1,10 +1,11 @@
-//! Where spans go: console, JSON lines, OTLP. One file an exporter.
+//! Where spans go: console, JSON lines, OTLP, Sentry. One file or folder an exporter.
 
 use crate::span::Span;
 
 pub mod console;
 pub mod json;
 pub mod otlp;
+pub mod sentry;
 pub mod summary;
 
 #[cfg(test)]

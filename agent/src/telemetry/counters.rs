@@ -92,6 +92,22 @@ counters! {
     export_failures: "export_failures",
     /// OTLP requests that were tried again.
     export_retries: "export_retries",
+    /// Transactions that Sentry took.
+    sentry_transactions: "sentry_transactions",
+    /// Events of failed requests that Sentry took.
+    sentry_issues: "sentry_issues",
+    /// Envelopes not sent because Sentry asked for it.
+    sentry_rate_limited: "sentry_dropped.rate_limited",
+    /// Envelopes that found the queue full.
+    sentry_queue_full: "sentry_dropped.queue_full",
+    /// Envelopes that got no answer.
+    sentry_unreachable: "sentry_dropped.unreachable",
+    /// Envelopes that Sentry refused.
+    sentry_refused: "sentry_dropped.refused",
+    /// Envelopes not sent by the end of the shutdown's deadline.
+    sentry_shutdown: "sentry_dropped.shutdown",
+    /// Spans and transactions that are larger than Sentry allows.
+    sentry_too_large: "sentry_dropped.too_large",
     /// Traces that the console left out because nobody reads so fast.
     console_hidden: "console_traces_hidden",
 }

@@ -27,7 +27,7 @@ mod encode;
 mod endpoint;
 mod message;
 mod retry;
-mod tls;
+pub(super) mod tls;
 mod transport;
 mod worker;
 
@@ -37,6 +37,8 @@ mod tests;
 pub use message::{SCHEMA_URL, SCOPE_NAME, request};
 
 use endpoint::Target;
+pub(super) use retry::chain;
+
 use retry::Backoff;
 use transport::Transport;
 use worker::Worker;

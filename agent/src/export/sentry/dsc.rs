@@ -1,0 +1,108 @@
+//! The dynamic sampling context of a trace (develop.sentry.dev): what the head
+//! of the trace knows, sent with every envelope so that Sentry scales counts
+//! by the share that was kept.
+
+use sentry::protocol::DynamicSamplingContext;
+use sentry::types::Dsn;
+use tracewire_common::sampling::{MAX, Threshold, randomness};
+
+use super::subject::Subject;
+use super::words;
+use crate::propagation::tracestate;
+use crate::span::Span;
+use crate::span::conventions::key;
+
+/// Of a span's trace. `share` is that of Sentry alone, on top of the trace's own.
+pub fn context(span: &Span, subject: &Subject, dsn: &Dsn, share: Threshold) -> DynamicSamplingContext {
+    let mut context = DynamicSamplingContext::new()
+        .with_trace_id(span.context.trace_id.into())
+        .with_public_key(dsn.public_key().to_owned())
+        .with_environment(subject.environment.clone())
+        .with_sampled(true);
+    #[expect(clippy::cast_possible_truncation, reason = "the protocol's precision")]
+    {
+        context = context.with_sample_rate(rate(span, share) as f32);
+    }
+    if let Ok(rand) = rand(span).try_into() {
+        context = context.with_sample_rand(rand);
+    }
+    if let Some(release) = &subject.release {
+        context = context.with_release(release.clone());
+    }
+    if words::source(span) == "route" {
+        context = context.with_transaction(span.name.to_string());
+    }
+    if let Some(org) = dsn.org_id() {
+        context = context.with_org_id(org);
+    }
+    context
+}
+
+/// Share of traces like this one that reach Sentry. One that is kept for its error stands
+/// for itself.
+fn rate(span: &Span, share: Threshold) -> f64 {
+    if kept_for_itself(span) {
+        return 1.0;
+    }
+    let state = span.context.trace_state.as_deref();
+    let trace = state.and_then(tracestate::threshold).unwrap_or(Threshold::ALWAYS);
+    trace.max(share).ratio()
+}
+
+/// Whether the sampler kept it for an error or its length.
+pub fn kept_for_itself(span: &Span) -> bool {
+    span.attribute(key::SAMPLING_REASON).is_some()
+}
+
+/// The trace's randomness as OpenTelemetry has it, 0 to 2⁵⁶ − 1.
+pub fn random(span: &Span) -> u64 {
+    let state = span.context.trace_state.as_deref();
+    state
+        .and_then(tracestate::randomness)
+        .unwrap_or_else(|| randomness(&span.context.trace_id))
+}
+
+/// The same as Sentry has it: kept if less than the rate. R ≥ T is 1 − (R + 1)/2⁵⁶ < p.
+#[expect(clippy::cast_precision_loss, reason = "six digits are sent")]
+fn rand(span: &Span) -> f64 {
+    (MAX - 1 - random(span)) as f64 / MAX as f64
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::export::example;
+
+    #[test]
+    fn the_random_number_is_below_the_rate_iff_the_trace_is_kept() {
+        let half = Threshold::of_ratio(0.5);
+        for (low, kept) in [(0, false), (MAX / 2 - 1, false), (MAX / 2, true), (MAX - 1, true)] {
+            let span = example::server(u128::from(low), 1, None);
+            assert_eq!(half.keeps_randomness(random(&span)), kept);
+            assert_eq!(rand(&span) < 0.5, kept, "{low:x}");
+            assert!((0.0..1.0).contains(&rand(&span)));
+        }
+    }
+
+    #[test]
+    fn the_smaller_of_both_shares_counts() {
+        let mut span = example::server(u128::MAX, 1, None);
+        let dsn: Dsn = "https://abc@o42.ingest.sentry.io/7".parse().unwrap();
+        let subject = Subject::new(&span.resource, None, None, None);
+        let mut rate = |state: Option<&str>, share| {
+            span.context.trace_state = state.map(Into::into);
+            let json = serde_json::to_value(context(&span, &subject, &dsn, Threshold::of_ratio(share))).unwrap();
+            assert_eq!(json["org_id"], "42");
+            assert_eq!(
+                (json["sampled"].as_str(), json["public_key"].as_str()),
+                (Some("true"), Some("abc"))
+            );
+            json["sample_rate"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(rate(None, 1.0), "1");
+        assert_eq!(rate(Some("ot=th:c"), 1.0), "0.25");
+        assert_eq!(rate(Some("ot=th:c"), 0.5), "0.25");
+        assert_eq!(rate(Some("ot=th:8"), 0.125), "0.125");
+    }
+}
