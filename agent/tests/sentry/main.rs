@@ -1,0 +1,28 @@
+//! The Sentry exporter against Sentry's own code and servers that speak its
+//! protocol. See `peers` for what is installed.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod behaviour;
+mod normaliser;
+mod peers;
+mod sink;
+mod spans;
+
+use std::sync::Arc;
+
+use tracewire::export::sentry::config::Secret;
+use tracewire::export::sentry::{self, Config, SentryExporter};
+use tracewire::telemetry::Counters;
+
+/// An exporter to that DSN.
+fn exporter(dsn: &str, change: impl FnOnce(&mut Config)) -> (SentryExporter, Arc<Counters>) {
+    let mut config = Config {
+        default: Some(Secret::parse(dsn).unwrap()),
+        instance: Some("0123456789abcdef0123456789abcdef".into()),
+        ..Config::default()
+    };
+    change(&mut config);
+    let counters = Arc::new(Counters::default());
+    let exporter = SentryExporter::new(config, sentry::tls().unwrap(), &counters).unwrap();
+    (exporter, counters)
+}
