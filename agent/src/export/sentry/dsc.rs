@@ -63,9 +63,10 @@ pub fn random(span: &Span) -> u64 {
 }
 
 /// The same as Sentry has it: kept if less than the rate. R ≥ T is 1 − (R + 1)/2⁵⁶ < p.
-#[expect(clippy::cast_precision_loss, reason = "six digits are sent")]
+/// Cut, not rounded, to the six digits that are sent: rounding could reach the rate.
 fn rand(span: &Span) -> f64 {
-    (MAX - 1 - random(span)) as f64 / MAX as f64
+    let millionths = (u128::from(MAX - 1 - random(span)) * 1_000_000) / u128::from(MAX);
+    u32::try_from(millionths).map_or(0.0, f64::from) / 1e6
 }
 
 #[cfg(test)]
