@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod behaviour;
+mod bugsink;
+mod issues;
 mod normaliser;
 mod peers;
 mod sink;
 mod spans;
+mod spotlight;
+mod tree;
 
 use std::sync::Arc;
 

@@ -27,7 +27,6 @@ pub fn python(name: &str, packages: &[&str]) -> Option<PathBuf> {
     .map(|home| home.join("bin"))
 }
 
-#[expect(dead_code, reason = "for a peer to come")]
 /// A Node package folder with those packages.
 pub fn node(name: &str, packages: &[&str]) -> Option<PathBuf> {
     install(name, packages, |home| {
