@@ -79,6 +79,25 @@ pub mod unit {
     pub const TOKIO_TASK: u32 = 6;
 }
 
+/// What the agent tells Go's probes.
+pub mod go {
+    /// Where each number stands in the layout; offsets in bytes.
+    pub mod layout {
+        /// `runtime.g.goid`
+        pub const GOID: usize = 0;
+        /// `runtime.g.m`
+        pub const G_M: usize = 1;
+        /// `runtime.m.curg`
+        pub const M_CURG: usize = 2;
+        /// 1: `Server.handleStream` is probed, and the next two hold.
+        pub const HANDLE_STREAM: usize = 3;
+        /// Of grpc-go's `Stream.id` (u32).
+        pub const STREAM_ID: usize = 4;
+        /// 1: the handler's stream begins with a pointer to that `Stream`.
+        pub const STREAM_POINTER: usize = 5;
+    }
+}
+
 /// Runtimes whose probes may be in a process.
 pub mod runtime {
     /// Go.

@@ -5,11 +5,13 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf, bpf_get_socket_cookie, bpf_task_pt_regs,
 };
 use tracewire_common::event::{Close, Header, kind};
+use tracewire_common::link::runtime;
 use tracewire_common::settings::watch;
 
 use crate::kernel::call::call_ended;
 use crate::kernel::maps::{self, offset, setting};
 use crate::kernel::memory::kernel;
+use crate::kernel::probe::go;
 use crate::kernel::{emit, open};
 
 const TCP_ESTABLISHED: i32 = 1;
@@ -115,6 +117,9 @@ fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, id: u64, regs
     parts.cursor.moved = moved;
     parts.cursor.dry = 0;
     call_ended(slot);
+    if maps::runs((id >> 32) as u32, runtime::GO) {
+        go::moved(slot);
+    }
 }
 
 /// A TCP socket changed its state.

@@ -9,7 +9,6 @@
 //! [`runtimes`], and its programs in the kernel side's `probe/`.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,9 +20,9 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkI
 use tracewire_common::link::runtime::{self, LAYOUT};
 use tracewire_common::settings::watch;
 
-pub mod image;
+pub mod go;
 
-use image::Image;
+use crate::binary::Binary;
 
 /// Numbers that a runtime's module gives its programs for a process.
 pub type Layout = [u32; LAYOUT];
@@ -66,15 +65,12 @@ pub trait Runtime: Send {
     /// Whether a file may be of this runtime, by its name; `main` is the program itself, others are libraries.
     fn may_be_in(&self, path: &Path, main: bool) -> bool;
     /// Looks at a binary. None: it is not of this runtime.
-    ///
-    /// # Errors
-    /// When it can't be read.
-    fn look(&self, image: &Image) -> io::Result<Option<Found>>;
+    fn look(&self, binary: &Binary) -> Option<Found>;
 }
 
 /// All that are known.
 fn runtimes() -> Vec<Box<dyn Runtime>> {
-    vec![]
+    vec![Box::new(go::Go)]
 }
 
 /// A file by device and inode.
@@ -173,21 +169,15 @@ fn look_at(runtimes: &[Box<dyn Runtime>], file: &Mapped) -> Vec<(u32, Found)> {
     if interested.peek().is_none() {
         return Vec::new();
     }
-    let image = match File::open(&file.path).and_then(Image::new) {
-        Ok(image) => image,
+    let binary = match Binary::open(&file.path) {
+        Ok(binary) => binary,
         Err(error) => {
             tracing::warn!(file = %file.name.display(), %error, "can't be read, so nothing is probed in it");
             return Vec::new();
         }
     };
     interested
-        .filter_map(|r| match r.look(&image) {
-            Ok(found) => Some((r.number(), found?)),
-            Err(error) => {
-                tracing::warn!(file = %file.name.display(), %error, "can't be read, so nothing is probed in it");
-                None
-            }
-        })
+        .filter_map(|r| Some((r.number(), r.look(&binary)?)))
         .collect()
 }
 

@@ -7,6 +7,9 @@
 //! process that runs it: each program begins with [`watched`].
 #![allow(dead_code, unused_macros, unused_imports, reason = "each runtime uses a part of it")]
 
+pub mod go;
+pub mod name;
+
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
@@ -18,6 +21,18 @@ use crate::kernel::maps;
 /// What a runtime's module of the agent knows of a process: by tgid, and in the upper half the runtime.
 #[map]
 static LAYOUTS: HashMap<u64, [u32; LAYOUT]> = HashMap::with_max_entries(8192, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+
+/// An address in a process, as a key.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pointer {
+    /// The address, or what else the runtime names things by.
+    pub address: u64,
+    /// Process (tgid).
+    pub pid: u32,
+    /// What tells several of one address apart, else 0.
+    pub more: u32,
+}
 
 /// The tgid of the current process, if it is observed.
 #[inline(always)]

@@ -1,0 +1,273 @@
+//! Go, stripped or not: its functions are in `.gopclntab`, its versions in
+//! `.go.buildinfo`. Bias: an offset or instruction that is not sure is an
+//! ability less.
+
+use std::path::Path;
+
+use tracewire_common::link::go::layout;
+use tracewire_common::link::runtime;
+
+use super::{Ability, Found, Layout, Point, Runtime};
+use crate::binary::decoder::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, Register};
+use crate::binary::{Binary, Function, GO_ARGUMENTS, Go as Functions, Version};
+
+mod modules;
+
+use modules::Modules;
+
+/// Go programs.
+pub struct Go;
+
+const TRANSPORT: &str = "google.golang.org/grpc/internal/transport.";
+const GRPC: &str = "google.golang.org/grpc";
+
+impl Runtime for Go {
+    fn number(&self) -> u32 {
+        runtime::GO
+    }
+
+    fn may_be_in(&self, _path: &Path, main: bool) -> bool {
+        main
+    }
+
+    fn look(&self, binary: &Binary) -> Option<Found> {
+        let functions = binary.go()?;
+        let modules = Modules::of(binary);
+        let mut what = functions.version.map_or_else(|| "Go".to_owned(), |v| v.to_string());
+        if let Some(version) = modules.version(GRPC) {
+            what.push_str(", grpc-go ");
+            what.push_str(version);
+        }
+        let program = Program {
+            binary,
+            functions,
+            modules,
+        };
+        let mut numbers: Layout = [0; runtime::LAYOUT];
+        let abilities = match program.goroutines(&mut numbers) {
+            Ok(goroutines) => {
+                let mut abilities = Vec::new();
+                program.grpc(&goroutines, &mut numbers, &mut abilities);
+                abilities
+            }
+            Err(reason) => vec![Ability {
+                name: "goroutines",
+                points: Err(reason),
+            }],
+        };
+        Some(Found {
+            what,
+            layout: numbers,
+            abilities,
+        })
+    }
+}
+
+struct Program<'a> {
+    binary: &'a Binary,
+    functions: Functions<'a>,
+    modules: Modules,
+}
+
+impl Program<'_> {
+    fn function(&self, name: &str) -> Result<Function, String> {
+        self.functions
+            .function(name)
+            .ok_or_else(|| format!("{name} is not in this program"))
+    }
+
+    /// At the cheapest place of a function where its arguments still are.
+    fn entry(&self, program: &'static str, name: &str) -> Result<Point, String> {
+        let function = self.function(name)?;
+        let (_, offset) = self
+            .binary
+            .probe(function, GO_ARGUMENTS)
+            .ok_or_else(|| format!("the code of {name} can't be read"))?;
+        Ok(Point {
+            program,
+            offset,
+            cookie: 0,
+        })
+    }
+
+    /// Behind the call of `callee` in `caller`, at the first cheap instruction at which `result`,
+    /// which the call returned in RAX, is in `wanted`.
+    fn after(&self, program: &'static str, caller: &str, callee: &str, wanted: Register) -> Result<Point, String> {
+        let function = self.function(caller)?;
+        let target = self.function(callee)?.address;
+        let code = self
+            .binary
+            .code(function)
+            .ok_or_else(|| format!("the code of {caller} can't be read"))?;
+        let mut instructions = code.instructions().skip_while(|i| !calls(i, target));
+        if instructions.next().is_none() {
+            return Err(format!("{caller} does not call {callee}"));
+        }
+        let address = carried(instructions, wanted)
+            .ok_or_else(|| format!("no place for a probe behind the call of {callee} in {caller}"))?;
+        // A second call would be another way in.
+        if code.instructions().filter(|i| calls(i, target)).count() != 1 {
+            return Err(format!("{caller} calls {callee} in several places"));
+        }
+        let offset = self
+            .binary
+            .offset(address)
+            .ok_or_else(|| format!("the code of {caller} is not in the file"))?;
+        Ok(Point {
+            program,
+            offset,
+            cookie: 0,
+        })
+    }
+
+    /// What all of Go's mechanisms take: offsets in the runtime's structures, and new goroutines.
+    fn goroutines(&self, numbers: &mut Layout) -> Result<Vec<Point>, String> {
+        let version = self
+            .functions
+            .version
+            .ok_or("the version of Go is not in the program")?;
+        let (goid, curg) = runtime_offsets(version)
+            .ok_or_else(|| format!("the runtime of {version} is not known to this version of tracewire"))?;
+        numbers[layout::GOID] = goid;
+        numbers[layout::G_M] = G_M;
+        numbers[layout::M_CURG] = curg;
+        let place = |caller| self.after("go_newproc", caller, "runtime.newproc1", Register::RBX);
+        // `newproc` hands newproc1 to the system stack in a closure.
+        Ok(vec![
+            place("runtime.newproc.func1").or_else(|_| place("runtime.newproc"))?,
+        ])
+    }
+
+    fn grpc(&self, goroutines: &[Point], numbers: &mut Layout, abilities: &mut Vec<Ability>) {
+        if self.functions.functions().all(|(name, _)| !name.starts_with(TRANSPORT)) {
+            return;
+        }
+        let handles = self.handle_stream(numbers);
+        let server = self
+            .entry(
+                "go_operate_headers",
+                &format!("{TRANSPORT}(*http2Server).operateHeaders"),
+            )
+            .and_then(|decodes| {
+                self.takes_context()?;
+                let mut points = goroutines.to_vec();
+                points.push(decodes);
+                points.extend(handles.clone().ok());
+                Ok(points)
+            });
+        abilities.push(Ability {
+            name: "grpc-go server",
+            points: server,
+        });
+        abilities.push(Ability {
+            name: "grpc-go server with NumStreamWorkers",
+            points: handles.map(|point| vec![point]),
+        });
+        let client = self
+            .after(
+                "go_header_fields",
+                &format!("{TRANSPORT}(*http2Client).NewStream"),
+                &format!("{TRANSPORT}(*http2Client).createHeaderFields"),
+                Register::RAX,
+            )
+            .and_then(|made| {
+                let written = self.entry("go_write_header", &format!("{TRANSPORT}(*loopyWriter).writeHeader"))?;
+                Ok(vec![made, written])
+            });
+        abilities.push(Ability {
+            name: "grpc-go client",
+            points: client,
+        });
+    }
+
+    /// `operateHeaders` has taken a context before the frame since grpc-go 1.58.
+    fn takes_context(&self) -> Result<(), String> {
+        match self.modules.number(GRPC) {
+            Some(version) if version < (1, 58) => Err("grpc-go older than 1.58".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the handler's goroutine can be asked for its stream.
+    fn handle_stream(&self, numbers: &mut Layout) -> Result<Point, String> {
+        let version = self.modules.number(GRPC);
+        let version = version.ok_or("the version of grpc-go is not in the program")?;
+        let (id, pointer) = stream_offsets(version)
+            .ok_or_else(|| format!("the streams of grpc-go {}.{} are not known", version.0, version.1))?;
+        let point = self.entry("go_handle_stream", "google.golang.org/grpc.(*Server).handleStream")?;
+        numbers[layout::HANDLE_STREAM] = 1;
+        numbers[layout::STREAM_ID] = id;
+        numbers[layout::STREAM_POINTER] = pointer;
+        Ok(point)
+    }
+}
+
+fn calls(instruction: &Instruction, target: u64) -> bool {
+    instruction.flow_control() == FlowControl::Call && instruction.near_branch_target() == target
+}
+
+/// Follows a value from RAX through moves to the first instruction that the kernel emulates while it is in `wanted`.
+fn carried(instructions: impl Iterator<Item = Instruction>, wanted: Register) -> Option<u64> {
+    use crate::binary::decoder::{Mnemonic, OpKind};
+    let mut facts = InstructionInfoFactory::new();
+    let mut holders = vec![Register::RAX];
+    for instruction in instructions.take(24) {
+        let flow = instruction.flow_control();
+        let direct = instruction.op0_kind() == OpKind::NearBranch64;
+        let emulated = match flow {
+            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call => direct,
+            _ => false,
+        };
+        if emulated && holders.contains(&wanted) {
+            return Some(instruction.ip());
+        }
+        // Past a branch the value may have come another way.
+        if flow != FlowControl::Next {
+            return None;
+        }
+        let moved = instruction.mnemonic() == Mnemonic::Mov
+            && instruction.op0_kind() == OpKind::Register
+            && instruction.op1_kind() == OpKind::Register
+            && instruction.op0_register().is_gpr64()
+            && holders.contains(&instruction.op1_register());
+        for used in facts.info(&instruction).used_registers() {
+            let written = !matches!(
+                used.access(),
+                OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
+            );
+            if written {
+                holders.retain(|h| *h != used.register().full_register());
+            }
+        }
+        if moved {
+            holders.push(instruction.op0_register());
+        }
+    }
+    None
+}
+
+/// `runtime.g.m`, the same in all versions.
+const G_M: u32 = 48;
+
+/// Offsets of `runtime.g.goid` and `runtime.m.curg`, from the DWARF of each version.
+fn runtime_offsets(version: Version) -> Option<(u32, u32)> {
+    if version.major != 1 {
+        return None;
+    }
+    match version.minor {
+        17..=22 => Some((152, 192)),
+        23..=24 => Some((160, 192)),
+        25..=26 => Some((152, 184)),
+        _ => None,
+    }
+}
+
+/// Where the handler's stream has its id, and whether behind a pointer: from the sources of each version.
+fn stream_offsets((major, minor): (u32, u32)) -> Option<(u32, u32)> {
+    match (major, minor) {
+        (1, 58..=68) => Some((0, 0)),
+        (1, 69..=76) => Some((0, 1)),
+        (1, 77..=85) => Some((108, 0)),
+        _ => None,
+    }
+}

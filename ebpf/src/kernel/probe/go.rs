@@ -1,0 +1,365 @@
+//! Go: goroutines, grpc-go's transports. R14 is the goroutine (`runtime.g`)
+//! in all Go code and in its system calls (ABIInternal, Go 1.17 and later).
+//!
+//! A goroutine is named by its `goid`, which never comes again, so what is
+//! known of one that is gone does no harm.
+//!
+//! grpc-go, the serving side: the connection's reader goroutine decodes header
+//! fields (`operateHeaders`), and a goroutine that it makes, or a worker,
+//! handles the stream (`Server.handleStream`). The calling side: any goroutine
+//! makes the header fields (`createHeaderFields`), and the connection's writer
+//! goroutine writes them (`loopyWriter.writeHeader`): the slice joins the two.
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::macros::{map, uprobe};
+use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::programs::ProbeContext;
+use tracewire_common::event::direction;
+use tracewire_common::link::go::layout as at;
+use tracewire_common::link::{StreamKey, Unit, mechanism, runtime, unit};
+use tracewire_ebpf::connection::protocol;
+
+use super::{Pointer, layout, name, register, watched};
+use crate::kernel::memory::{kernel, user};
+use crate::kernel::{context, maps};
+
+/// Offset of R14 in `struct pt_regs` of x86-64.
+const PT_REGS_R14: u64 = 8;
+/// Header fields that may be written before the writer's first system call is seen.
+const PENDING: u32 = 16 * 1024;
+
+/// Connection that a goroutine receives from.
+#[map]
+static GO_READERS: LruHashMap<Unit, u64> = LruHashMap::with_max_entries(8192, 0);
+
+/// Connection that a goroutine sends to.
+#[map]
+static GO_WRITERS: LruHashMap<Unit, u64> = LruHashMap::with_max_entries(8192, 0);
+
+/// Connection of an `*http2Server`.
+#[map]
+static GO_TRANSPORTS: LruHashMap<Pointer, u64> = LruHashMap::with_max_entries(8192, 0);
+
+/// The stream whose header fields a reader goroutine decodes.
+#[map]
+static GO_DECODED: LruHashMap<Unit, u32> = LruHashMap::with_max_entries(8192, 0);
+
+/// On whose behalf header fields were made, by their first.
+#[map]
+static GO_FIELDS: LruHashMap<Pointer, StreamKey> = LruHashMap::with_max_entries(8192, 0);
+
+/// First and last stream that a writer goroutine has written before its connection is known.
+#[map]
+static GO_PENDING: LruHashMap<Unit, [u32; 2]> = LruHashMap::with_max_entries(1024, 0);
+
+/// On whose behalf those streams are.
+#[map]
+static GO_PENDING_FOR: LruHashMap<Pointer, StreamKey> = LruHashMap::with_max_entries(8192, 0);
+
+/// The goroutine of a `runtime.g`.
+#[inline(always)]
+fn goroutine(pid: u32, layout: &[u32], g: u64) -> Option<Unit> {
+    let id = user::<u64>(g.wrapping_add(u64::from(layout[at::GOID])))?;
+    (id != 0).then_some(Unit {
+        id,
+        pid,
+        kind: unit::GOROUTINE,
+    })
+}
+
+#[inline(always)]
+fn get(map: &LruHashMap<Unit, u64>, unit: &Unit) -> Option<u64> {
+    // SAFETY: an integer, written whole.
+    unsafe { map.get(unit) }.copied()
+}
+
+/// Remembers a connection; a look-up is cheaper than a write, and nearly always enough.
+#[inline(always)]
+fn set(map: &LruHashMap<Unit, u64>, unit: &Unit, connection: u64) {
+    if get(map, unit) != Some(connection) {
+        let _ = map.insert(unit, connection, 0);
+    }
+}
+
+/// The goroutine that executes the probed instruction.
+#[inline(always)]
+fn current(ctx: &ProbeContext) -> Option<(Unit, &'static [u32])> {
+    let pid = watched()?;
+    let layout = layout(pid, runtime::GO)?;
+    Some((goroutine(pid, layout, register!(ctx, r14))?, layout))
+}
+
+/// A goroutine moved bytes of an HTTP/2 connection: which reads it, which writes it. The
+/// scratch of the call says the rest.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn go_moved(slot: u32) -> u32 {
+    let _ = moved_by(slot);
+    0
+}
+
+/// Calls [`go_moved`], which the verifier walks by itself.
+#[inline(always)]
+pub fn moved(slot: u32) {
+    go_moved(slot);
+}
+
+#[inline(always)]
+fn moved_by(slot: u32) -> Option<()> {
+    let scratch = maps::scratch(slot)?;
+    // SAFETY: a live element of a per-CPU map that only this program uses on this CPU.
+    let parts = unsafe { &*scratch };
+    let (pid, connection, regs) = (parts.header.pid, parts.header.connection, parts.cursor.regs);
+    let way = parts.header.direction;
+    let known = maps::connection(connection)?;
+    // SAFETY: a live element of a map.
+    if unsafe { (*known).shared.protocol } != protocol::HTTP2 {
+        return None;
+    }
+    let layout = layout(pid, runtime::GO)?;
+    let unit = goroutine(pid, layout, kernel::<u64>(regs.wrapping_add(PT_REGS_R14))?)?;
+    if way == direction::RECEIVE {
+        set(&GO_READERS, &unit, connection);
+        return None;
+    }
+    set(&GO_WRITERS, &unit, connection);
+    // SAFETY: two integers that only this goroutine's programs write.
+    let [first, last] = unsafe { GO_PENDING.get(unit) }.copied()?;
+    let _ = GO_PENDING.remove(unit);
+    let mut settle = Settle {
+        unit,
+        connection,
+        first,
+    };
+    let streams = (last.wrapping_sub(first) / 2).wrapping_add(1);
+    let streams = if streams > PENDING { PENDING } else { streams };
+    // SAFETY: `settle_step` takes what is passed here; it outlives the call.
+    unsafe {
+        bpf_loop(
+            streams,
+            settle_step as *mut _,
+            core::ptr::from_mut(&mut settle).cast(),
+            0,
+        )
+    };
+}
+
+struct Settle {
+    unit: Unit,
+    connection: u64,
+    first: u32,
+}
+
+unsafe extern "C" fn settle_step(turn: u64, settle: *mut Settle) -> i64 {
+    // SAFETY: `moved` passes its own.
+    let settle = unsafe { &*settle };
+    // A client's streams are odd (RFC 9113 §5.1.1).
+    let stream = settle.first.wrapping_add(2 * turn as u32);
+    let key = pending(&settle.unit, stream);
+    // SAFETY: plain, and written once.
+    if let Some(parent) = unsafe { GO_PENDING_FOR.get(key) }.copied() {
+        let _ = GO_PENDING_FOR.remove(key);
+        context::calls(settle.connection, stream, &parent, mechanism::GO_GRPC);
+    }
+    0
+}
+
+#[inline(always)]
+fn pending(writer: &Unit, stream: u32) -> Pointer {
+    Pointer {
+        address: writer.id,
+        pid: writer.pid,
+        more: stream,
+    }
+}
+
+/// The parent of a request whose header fields the current goroutine is writing, for
+/// injectors: they come before [`moved`].
+#[inline(always)]
+pub fn writing(pid: u32, stream: u32, regs: u64) -> Option<StreamKey> {
+    let layout = layout(pid, runtime::GO)?;
+    let unit = goroutine(pid, layout, kernel::<u64>(regs.wrapping_add(PT_REGS_R14))?)?;
+    // SAFETY: plain, and written once.
+    unsafe { GO_PENDING_FOR.get(pending(&unit, stream)) }.copied()
+}
+
+/// `http2Server.operateHeaders(t, ctx, frame *http2.MetaHeadersFrame, …)` on the reader goroutine.
+#[uprobe]
+pub fn go_operate_headers(ctx: ProbeContext) -> u32 {
+    let _ = operate_headers(&ctx);
+    0
+}
+
+#[inline(always)]
+fn operate_headers(ctx: &ProbeContext) -> Option<()> {
+    let (unit, _) = current(ctx)?;
+    let frame = register!(ctx, rdi);
+    // MetaHeadersFrame embeds *HeadersFrame, which begins with its FrameHeader: StreamID at 8.
+    let headers = user::<u64>(frame)?;
+    let stream = user::<u32>(headers.wrapping_add(8))?;
+    let _ = GO_DECODED.insert(unit, stream, 0);
+    let connection = get(&GO_READERS, &unit)?;
+    let transport = Pointer {
+        address: register!(ctx, rax),
+        pid: unit.pid,
+        more: 0,
+    };
+    // SAFETY: an integer, written whole.
+    if unsafe { GO_TRANSPORTS.get(transport) }.copied() != Some(connection) {
+        let _ = GO_TRANSPORTS.insert(transport, connection, 0);
+    }
+    // Fields []hpack.HeaderField follow.
+    let fields = user::<u64>(frame.wrapping_add(8))?;
+    path(fields, &StreamKey::served(connection, stream));
+    Some(())
+}
+
+/// `Server.handleStream(s, t transport.ServerTransport, stream)` on the goroutine that handles it.
+#[uprobe]
+pub fn go_handle_stream(ctx: ProbeContext) -> u32 {
+    let _ = handle_stream(&ctx);
+    0
+}
+
+#[inline(always)]
+fn handle_stream(ctx: &ProbeContext) -> Option<()> {
+    let (unit, layout) = current(ctx)?;
+    let transport = Pointer {
+        address: register!(ctx, rcx),
+        pid: unit.pid,
+        more: 0,
+    };
+    // SAFETY: an integer, written whole.
+    let connection = unsafe { GO_TRANSPORTS.get(transport) }.copied();
+    let mut stream = register!(ctx, rdi);
+    if layout[at::STREAM_POINTER] != 0 {
+        stream = user::<u64>(stream)?;
+    }
+    let id = user::<u32>(stream.wrapping_add(u64::from(layout[at::STREAM_ID])));
+    match (connection, id) {
+        (Some(connection), Some(id)) if id != 0 => context::serve(&unit, &StreamKey::served(connection, id)),
+        // A worker must not go on for the stream before.
+        _ => context::leave(&unit),
+    }
+    Some(())
+}
+
+/// The call of `runtime.runqput(p, newg, …)` in `runtime.newproc`, on the system stack (R14 is g0).
+#[uprobe]
+pub fn go_newproc(ctx: ProbeContext) -> u32 {
+    let _ = newproc(&ctx);
+    0
+}
+
+#[inline(always)]
+fn newproc(ctx: &ProbeContext) -> Option<()> {
+    let pid = watched()?;
+    let layout = layout(pid, runtime::GO)?;
+    let m = user::<u64>(register!(ctx, r14).wrapping_add(u64::from(layout[at::G_M])))?;
+    let creator = user::<u64>(m.wrapping_add(u64::from(layout[at::M_CURG])))?;
+    let parent = goroutine(pid, layout, creator)?;
+    if let Some(request) = context::of(&parent) {
+        let child = goroutine(pid, layout, register!(ctx, rbx))?;
+        context::serve(&child, &request);
+    } else if layout[at::HANDLE_STREAM] == 0 {
+        // Nothing tells which stream is handled, but that the reader makes a goroutine for it.
+        // SAFETY: an integer, written whole.
+        let stream = unsafe { GO_DECODED.get(parent) }.copied()?;
+        let _ = GO_DECODED.remove(parent);
+        let connection = get(&GO_READERS, &parent)?;
+        let child = goroutine(pid, layout, register!(ctx, rbx))?;
+        context::serve(&child, &StreamKey::served(connection, stream));
+    }
+    Some(())
+}
+
+/// Behind the call of `http2Client.createHeaderFields` in `NewStream`, on the calling goroutine: RAX is the first field.
+#[uprobe]
+pub fn go_header_fields(ctx: ProbeContext) -> u32 {
+    let _ = header_fields(&ctx);
+    0
+}
+
+#[inline(always)]
+fn header_fields(ctx: &ProbeContext) -> Option<()> {
+    let (unit, _) = current(ctx)?;
+    let fields = Pointer {
+        address: register!(ctx, rax),
+        pid: unit.pid,
+        more: 0,
+    };
+    match context::of(&unit) {
+        Some(request) => {
+            let _ = GO_FIELDS.insert(fields, request, 0);
+        }
+        // Where others of a stream that never went out may have stood.
+        None => {
+            let _ = GO_FIELDS.remove(fields);
+        }
+    }
+    Some(())
+}
+
+/// `loopyWriter.writeHeader(l, streamID, endStream, hf []hpack.HeaderField, …)` on the writer goroutine.
+#[uprobe]
+pub fn go_write_header(ctx: ProbeContext) -> u32 {
+    let _ = write_header(&ctx);
+    0
+}
+
+#[inline(always)]
+fn write_header(ctx: &ProbeContext) -> Option<()> {
+    let (unit, _) = current(ctx)?;
+    let stream = register!(ctx, rbx) as u32;
+    let first = register!(ctx, rdi);
+    let fields = Pointer {
+        address: first,
+        pid: unit.pid,
+        more: 0,
+    };
+    let connection = get(&GO_WRITERS, &unit);
+    if let Some(connection) = connection {
+        path(first, &StreamKey::made(connection, stream));
+    }
+    // SAFETY: plain, and written once.
+    let parent = unsafe { GO_FIELDS.get(fields) }.copied()?;
+    let _ = GO_FIELDS.remove(fields);
+    if let Some(connection) = connection {
+        context::calls(connection, stream, &parent, mechanism::GO_GRPC);
+        return Some(());
+    }
+    let _ = GO_PENDING_FOR.insert(pending(&unit, stream), parent, 0);
+    // SAFETY: two integers that only this goroutine's programs write.
+    let begun = unsafe { GO_PENDING.get(unit) }.copied();
+    let first = begun.map_or(stream, |[first, _]| first);
+    let _ = GO_PENDING.insert(unit, [first, stream], 0);
+    Some(())
+}
+
+/// Bytes of `hpack.HeaderField`: Name and Value, strings; Sensitive.
+const FIELD: u64 = 40;
+
+/// Tells the `:path` of header fields where the wire may have it as an index from before the agent.
+#[inline(always)]
+fn path(fields: u64, request: &StreamKey) {
+    let Some(connection) = maps::connection(request.connection) else {
+        return;
+    };
+    // SAFETY: a live element of a map.
+    if unsafe { (*connection).shared.origin } != 0 {
+        return;
+    }
+    // grpc-go writes :method, :scheme, :path; others may have another order.
+    let mut n = 0;
+    while n < 4 {
+        let field = fields.wrapping_add(n * FIELD);
+        let Some([name_at, name_length, value_at, value_length]) = user::<[u64; 4]>(field) else {
+            return;
+        };
+        if name_length == 5 && user::<[u8; 5]>(name_at) == Some(*b":path") {
+            name::tell(request, value_at, value_length);
+            return;
+        }
+        n += 1;
+    }
+}
