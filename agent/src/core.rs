@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
+use crate::attribute::Value;
 use crate::connection::record::Event;
 use crate::discover::Resource;
 use crate::propagation::head::{Head, Services};
-use crate::propagation::identity::{Identified, Identities};
+use crate::propagation::identity::{self, Identified, Identities};
 use crate::protocol::fields::Allow;
 use crate::request::assemble::{Assembler, Counts, Output};
 use crate::span::Span;
 use crate::span::build::Builder;
+use crate::span::conventions::key;
 
 #[cfg(test)]
 mod secrets;
@@ -61,6 +63,10 @@ impl Core {
 
     /// Takes one event.
     pub fn event(&mut self, event: Event<'_>, processes: &mut impl Processes, spans: &mut Vec<Span>) {
+        if let Event::Link { link, .. } = event {
+            self.identities.link(link);
+            return;
+        }
         self.assembler.event(event, &mut self.outputs);
         self.flow(processes, spans);
     }
@@ -95,6 +101,11 @@ impl Core {
         self.assembler.counts()
     }
 
+    /// What was made of links and edges.
+    pub fn propagation(&self) -> identity::Counts {
+        self.identities.counts()
+    }
+
     fn flow(&mut self, processes: &mut impl Processes, spans: &mut Vec<Span>) {
         if self.outputs.is_empty() {
             return;
@@ -107,9 +118,19 @@ impl Core {
     }
 
     fn build(&mut self, processes: &mut impl Processes, spans: &mut Vec<Span>) {
-        for (exchange, context) in self.identified.drain(..) {
+        for Identified {
+            exchange,
+            context,
+            ambiguous,
+        } in self.identified.drain(..)
+        {
             let resource = processes.resource(exchange.pid);
-            spans.push(self.builder.build(&exchange, context, resource, self.boot_to_unix_ns));
+            let mut span = self.builder.build(&exchange, context, resource, self.boot_to_unix_ns);
+            if ambiguous {
+                let parent = Value::Str("ambiguous".into());
+                span.attributes.push((key::PARENT.into(), parent));
+            }
+            spans.push(span);
         }
     }
 }

@@ -253,7 +253,7 @@ impl Pipeline {
                         core.event(event, named, spans);
                     }
                 }
-                Event::Close { .. } => {
+                Event::Close { .. } | Event::Link { .. } | Event::Name { .. } => {
                     if let Some(recorder) = recorder {
                         recorder.record(record);
                     }
@@ -316,6 +316,14 @@ impl Pipeline {
         self.counters.malformed.set(counts.malformed);
         self.counters.gaps.set(counts.gaps);
         self.counters.requests_unseen.set(counts.requests_unseen);
+        let parents = self.core.propagation();
+        self.counters.spans_joined.set(parents.joined);
+        self.counters.spans_linked.set(parents.linked);
+        self.counters.parents_ambiguous.set(parents.ambiguous);
+        self.counters.parents_unseen.set(parents.parents_unseen);
+        let probes = self.kernel.probes();
+        self.counters.probes.set(probes.attached);
+        self.counters.probes_lacking.set(probes.lacking);
         let counts = self.sampler.counts();
         self.counters.unsampled.set(counts.unsampled);
         self.counters.released.set(counts.released);

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tracewire_common::event::{Close, Fork, Header, Open, kind};
+use tracewire_common::link::{Link, NAME_LIMIT, Name};
 use tracewire_common::plain::Plain;
 
 use super::{Peer, Transport};
@@ -33,6 +34,22 @@ pub enum Event<'a> {
         header: Header,
         /// errno, 0 for an orderly end.
         error: u32,
+    },
+    /// A request is made on behalf of another.
+    Link {
+        /// The record's header.
+        header: Header,
+        /// Which, of which.
+        link: Link,
+    },
+    /// What the process itself calls a request.
+    Name {
+        /// The record's header.
+        header: Header,
+        /// Stream of the request.
+        stream: u32,
+        /// Its `:path`.
+        path: &'a [u8],
     },
     /// A watched process made a child.
     Fork {
@@ -88,6 +105,19 @@ impl<'a> Event<'a> {
             },
             kind::FRAMES => Event::Frames { header, bytes: payload },
             kind::CLOSE => Event::Close { header, error: word()? },
+            kind::LINK => Event::Link {
+                header,
+                link: Link::read(payload)?,
+            },
+            kind::NAME => {
+                let name = Name::read(payload)?;
+                let path = payload.get(size_of::<Name>() - NAME_LIMIT..)?;
+                Event::Name {
+                    header,
+                    stream: name.request.stream,
+                    path: path.get(..name.length as usize)?,
+                }
+            }
             kind::FORK => Event::Fork {
                 pid: header.pid,
                 child: Fork::read(payload)?.child,

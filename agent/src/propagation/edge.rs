@@ -8,10 +8,7 @@ use rustc_hash::FxHashMap;
 
 use crate::connection::Transport;
 use crate::connection::record::Opened;
-use crate::span::SpanContext;
 
-/// Streams whose client's end is remembered.
-const CONTEXTS: usize = 32 * 1024;
 /// Connections remembered after they closed.
 const CLOSED: usize = 4096;
 /// The end of a Unix socket is not reported, and its address in the kernel soon names another:
@@ -56,21 +53,10 @@ struct End {
     origin: bool,
     /// When it was first seen, CLOCK_BOOTTIME ns.
     seen_ns: u64,
+    /// The other end may be on this node.
+    local: bool,
     /// The other end, once both were seen. It stays, since ports and addresses of sockets come again.
     partner: Option<u64>,
-}
-
-/// What the client's end of a stream knows.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    /// Identity of the client span.
-    pub context: SpanContext,
-    /// When the client's end saw the request, CLOCK_BOOTTIME ns.
-    pub start_ns: u64,
-    /// When the server's end saw it, if that was earlier: a send is seen at its end.
-    pub earlier_ns: Option<u64>,
-    /// No server sees the request for the first time after this, CLOCK_BOOTTIME ns.
-    over_ns: Option<u64>,
 }
 
 /// All connections of this node that are observed, by their ends.
@@ -79,8 +65,6 @@ pub struct Edges {
     ends: FxHashMap<u64, End>,
     by_name: FxHashMap<Name, u64>,
     closed: VecDeque<u64>,
-    callers: FxHashMap<(u64, u32), Caller>,
-    order: VecDeque<(u64, u32)>,
 }
 
 impl Edges {
@@ -120,12 +104,14 @@ impl Edges {
         if let Some(end) = partner.and_then(|p| self.ends.get_mut(&p)) {
             end.partner = Some(key);
         }
+        let local = local(opened);
         self.ends.insert(
             key,
             End {
                 name,
                 origin,
                 seen_ns,
+                local,
                 partner,
             },
         );
@@ -151,6 +137,11 @@ impl Edges {
         self.ends.get(&connection)?.partner
     }
 
+    /// Whether the other end of a connection may be on this node; one that is not known may.
+    pub fn local(&self, connection: u64) -> bool {
+        self.ends.get(&connection).is_none_or(|end| end.local)
+    }
+
     /// Whether streams of both ends can be told by number: HTTP/2's are on the
     /// wire, HTTP/1's are counted and so must have been counted from the start.
     pub fn comparable(&self, connection: u64, other: u64, numbered: bool) -> bool {
@@ -158,56 +149,34 @@ impl Edges {
         numbered || origin(connection) && origin(other)
     }
 
-    /// The client's end saw a request.
-    pub fn called(&mut self, connection: u64, stream: u32, context: SpanContext, start_ns: u64) {
-        self.callers.insert(
-            (connection, stream),
-            Caller {
-                context,
-                start_ns,
-                earlier_ns: None,
-                over_ns: None,
-            },
-        );
-        self.order.push_back((connection, stream));
-        if self.order.len() > CONTEXTS
-            && let Some(old) = self.order.pop_front()
-        {
-            self.callers.remove(&old);
-        }
-    }
-
-    /// The client's end of a stream saw the end: the whole response, or that nobody waits for it.
-    pub fn answered(&mut self, connection: u64, stream: u32, end_ns: u64, complete: bool) {
-        if let Some(caller) = self.callers.get_mut(&(connection, stream)) {
-            let slack = if complete { 0 } else { GIVEN_UP };
-            caller.over_ns = Some(end_ns.saturating_add(slack));
-        }
-    }
-
-    /// Whether a request that a server first saw at `start_ns` can be the one that this client's end made.
-    /// On a Unix socket it may be of another connection with the same addresses.
-    pub fn fits(&self, client: u64, stream: u32, start_ns: u64) -> bool {
+    /// Whether a request that a server first saw at `start_ns` can be the one that the client's end `client`
+    /// made at `made_ns` and that was over at `over_ns`. On a Unix socket it may be of another connection
+    /// with the same addresses.
+    pub fn fits(&self, client: u64, made_ns: u64, over_ns: Option<u64>, start_ns: u64) -> bool {
         let unix = self
             .ends
             .get(&client)
             .is_some_and(|end| matches!(end.name, Name::Unix { .. }));
-        let caller = self.callers.get(&(client, stream));
-        caller.is_some_and(|caller| {
-            !unix
-                || caller.start_ns.abs_diff(start_ns) <= UNIX_APART
-                    && caller.over_ns.is_none_or(|over| start_ns <= over)
-        })
+        !unix || made_ns.abs_diff(start_ns) <= UNIX_APART && over_ns.is_none_or(|over| start_ns <= over)
     }
+}
 
-    /// Whether the client's end of a stream was seen.
-    pub fn knows(&self, connection: u64, stream: u32) -> bool {
-        self.callers.contains_key(&(connection, stream))
-    }
+/// After what time no server sees a request for the first time, whose client's end saw the end: the whole
+/// response, or that nobody waits for it.
+pub fn over_ns(end_ns: u64, complete: bool) -> u64 {
+    end_ns.saturating_add(if complete { 0 } else { GIVEN_UP })
+}
 
-    /// What the client's end of a stream knows.
-    pub fn caller(&mut self, connection: u64, stream: u32) -> Option<&mut Caller> {
-        self.callers.get_mut(&(connection, stream))
+fn local(opened: &Opened) -> bool {
+    match (opened.peer.local, opened.peer.remote) {
+        // Other pods of this node have other addresses, so any private address may be.
+        (Some(local), Some(remote)) => {
+            remote.0.is_loopback()
+                || remote.0 == local.0
+                || matches!(remote.0, IpAddr::V4(a) if a.is_private())
+                || matches!(remote.0, IpAddr::V6(a) if a.is_unique_local())
+        }
+        _ => true,
     }
 }
 
@@ -269,14 +238,10 @@ mod tests {
         let mut edges = Edges::default();
         edges.opened(&unix(1, 0xa, 0xb), true, 0);
         edges.opened(&unix(2, 0xb, 0xa), true, 1000);
-        edges.called(1, 1, SpanContext::default(), 100);
-        assert!(edges.fits(1, 1, 90) && edges.fits(1, 1, 5_000));
-        edges.answered(1, 1, 500, true);
-        assert!(edges.fits(1, 1, 400));
-        assert!(!edges.fits(1, 1, 1000));
-        edges.called(1, 3, SpanContext::default(), 100);
-        edges.answered(1, 3, 500, false);
-        assert!(edges.fits(1, 3, 1000));
-        assert!(!edges.fits(1, 5, 100), "never made");
+        let fits = |over, start| edges.fits(1, 100, over, start);
+        assert!(fits(None, 90) && fits(None, 5_000));
+        let over = Some(over_ns(500, true));
+        assert!(fits(over, 400) && !fits(over, 1000));
+        assert!(fits(Some(over_ns(500, false)), 1000));
     }
 }

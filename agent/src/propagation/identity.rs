@@ -1,59 +1,120 @@
-//! Identities of spans: chosen when a request begins, completed when it ends.
+//! Identities of spans. A request is remembered when it begins, and its place
+//! in a trace is settled when somebody needs it: its own end, a call made on its
+//! behalf, or the other end of its connection.
 //!
-//! * A client's request that carries no `traceparent` gets new ids.
-//! * One that carries it *is* that span: its id becomes ours, so that no second
-//!   tree contradicts the application's. Where the same id was seen before (a
-//!   proxy that passes the header on), ours is a child of it.
+//! * A client's request that carries a `traceparent` *is* that span: its id
+//!   becomes ours, so that no second tree contradicts the application's. Where
+//!   the same id was seen before (a proxy that passes the header on), ours is a
+//!   child of it.
+//! * One that carries none is a child of the served request on whose behalf it
+//!   is made, where a [`Link`] names it, else a root.
 //! * A server's span hangs below the client's span of the same stream when that
 //!   end is observed too, else below the `traceparent` that it received.
+//!
+//! Once settled it stays: whoever asks again gets the same.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use tracewire_common::event::direction;
-use tracewire_common::trace::{Minted, TraceParent, mint};
+use tracewire_common::link::{Link, StreamKey};
+use tracewire_common::trace::{TraceParent, mint};
 
-use super::edge::Edges;
+use super::edge::{self, Edges};
 use super::head::{Facts, Head, Services};
 use super::w3c;
 use crate::request::assemble::Output;
 use crate::request::{Exchange, Outcome, Role, Seen, Version};
 use crate::span::SpanContext;
 
-/// How long a server's exchange waits for its client's end to be reported, ns.
+/// How long a served request waits for its client's end to be reported, ns.
 const PATIENCE: u64 = 60_000_000;
 /// Exchanges that wait at a time.
 const WAITING: usize = 16 * 1024;
 /// Sent span ids remembered.
 const SENT: usize = 16 * 1024;
-/// Identities of requests under way.
+/// Requests remembered while they are open.
 const OPEN: usize = 128 * 1024;
+/// Requests remembered after their end: calls made on their behalf may end later.
+const ENDED: usize = 32 * 1024;
+/// Links remembered before their request began.
+const LINKS: usize = 32 * 1024;
+/// Processes of this node that a trace is followed through, at most.
+const DEPTH: u32 = 64;
 
 /// An exchange with its identity.
-pub type Identified = (Box<Exchange>, SpanContext);
+#[derive(Debug)]
+pub struct Identified {
+    /// The exchange.
+    pub exchange: Box<Exchange>,
+    /// Its span's place.
+    pub context: SpanContext,
+    /// Several served requests could be the parent; none is said to be.
+    pub ambiguous: bool,
+}
+
+/// What was made of links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Server spans that found their client's span on this node.
+    pub joined: u64,
+    /// Client spans that found the served request on whose behalf they are.
+    pub linked: u64,
+    /// Client spans for which several served requests could be the parent.
+    pub ambiguous: u64,
+    /// Client spans whose served request was not seen, or was over before they began.
+    pub parents_unseen: u64,
+}
 
 struct Waiting {
     exchange: Box<Exchange>,
     until_ns: u64,
 }
 
-/// What the head decision wants to know of a request that has no parent.
-struct Request<'a> {
+/// A request that is open, or was lately.
+struct Request {
     pid: u32,
-    method: &'a Seen<Arc<str>>,
-    path: &'a Seen<Arc<str>>,
     start_ns: u64,
+    /// CLOCK_BOOTTIME, ns; 0 while it is open.
+    end_ns: u64,
+    /// No server sees it for the first time after this, CLOCK_BOOTTIME ns.
+    over_ns: Option<u64>,
+    /// Its stream's number is on the wire, not counted.
+    numbered: bool,
+    wire: Option<TraceParent>,
+    state: Option<Arc<str>>,
+    method: Seen<Arc<str>>,
+    path: Seen<Arc<str>>,
+    /// When the other end saw it, if that was earlier: a send is seen at its end.
+    earlier_ns: Option<u64>,
+    ambiguous: bool,
+    context: Option<SpanContext>,
 }
 
-impl<'a> Request<'a> {
-    fn of(exchange: &'a Exchange) -> Self {
+impl Request {
+    fn of(exchange: &Exchange) -> Self {
         Request {
             pid: exchange.pid,
-            method: &exchange.request.method,
-            path: &exchange.request.path,
             start_ns: exchange.start_ns,
+            end_ns: 0,
+            over_ns: None,
+            numbered: exchange.version == Version::Http2,
+            wire: parse(&exchange.request.traceparent),
+            state: state(&exchange.request.tracestate),
+            method: exchange.request.method.clone(),
+            path: exchange.request.path.clone(),
+            earlier_ns: None,
+            ambiguous: false,
+            context: None,
         }
+    }
+}
+
+fn key(role: Role, connection: u64, stream: u32) -> StreamKey {
+    match role {
+        Role::Client => StreamKey::made(connection, stream),
+        Role::Server => StreamKey::served(connection, stream),
     }
 }
 
@@ -62,13 +123,15 @@ pub struct Identities {
     head: Head,
     key: [u64; 2],
     edges: Edges,
-    /// Client requests under way.
-    open: FxHashMap<(u64, u32), SpanContext>,
+    requests: FxHashMap<StreamKey, Request>,
+    ended: VecDeque<StreamKey>,
+    /// By the request that is made.
+    links: FxHashMap<StreamKey, Link>,
+    links_order: VecDeque<StreamKey>,
     sent: HashSet<[u8; 24]>,
     sent_order: VecDeque<[u8; 24]>,
     waiting: VecDeque<Waiting>,
-    /// Server spans that found their client's span on this node.
-    pub joined: u64,
+    counts: Counts,
 }
 
 impl Identities {
@@ -78,17 +141,37 @@ impl Identities {
             head: Head::default(),
             key,
             edges: Edges::default(),
-            open: FxHashMap::default(),
+            requests: FxHashMap::default(),
+            ended: VecDeque::new(),
+            links: FxHashMap::default(),
+            links_order: VecDeque::new(),
             sent: HashSet::new(),
             sent_order: VecDeque::new(),
             waiting: VecDeque::new(),
-            joined: 0,
+            counts: Counts::default(),
         }
     }
 
     /// Lets `head` decide over the traces that begin here; without it all are sampled.
     pub fn sample(&mut self, head: Head) {
         self.head = head;
+    }
+
+    /// What was made of links and edges so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// On whose behalf a request is made; it comes before or shortly after the request itself.
+    pub fn link(&mut self, link: Link) {
+        if self.links.insert(link.child, link).is_none() {
+            self.links_order.push_back(link.child);
+        }
+        if self.links_order.len() > LINKS
+            && let Some(old) = self.links_order.pop_front()
+        {
+            self.links.remove(&old);
+        }
     }
 
     /// Takes what the assembler found; finished exchanges go to `out` as soon as their identity is sure.
@@ -104,7 +187,8 @@ impl Identities {
                 connection,
                 stream,
                 pid,
-                role: Role::Client,
+                role,
+                version,
                 start_ns,
                 traceparent,
                 tracestate,
@@ -113,17 +197,22 @@ impl Identities {
             } => {
                 let request = Request {
                     pid,
-                    method: &method,
-                    path: &path,
                     start_ns,
+                    end_ns: 0,
+                    over_ns: None,
+                    numbered: version == Version::Http2,
+                    wire: parse(&traceparent),
+                    state: state(&tracestate),
+                    method,
+                    path,
+                    earlier_ns: None,
+                    ambiguous: false,
+                    context: None,
                 };
-                let context = self.client((connection, stream), &traceparent, &tracestate, &request, services);
-                self.edges.called(connection, stream, context.clone(), start_ns);
-                if self.open.len() < OPEN {
-                    self.open.insert((connection, stream), context);
+                if self.requests.len() < OPEN + ENDED {
+                    self.requests.insert(key(role, connection, stream), request);
                 }
             }
-            Output::Begun { .. } => {}
             Output::Ended(exchange) => self.ended(exchange, services, out),
         }
     }
@@ -133,82 +222,139 @@ impl Identities {
         // Those that found their caller meanwhile, and those whose time is over. Time only
         // moves forward, so the first that still waits keeps the rest waiting too.
         while let Some(first) = self.waiting.pop_front() {
-            if first.until_ns > now_ns && !self.caller_known(&first.exchange) {
+            let exchange = &first.exchange;
+            let key = key(exchange.role, exchange.peer.connection, exchange.stream);
+            if first.until_ns > now_ns && !self.settled(key, now_ns, 0) {
                 self.waiting.push_front(first);
                 break;
             }
-            self.resolve(first.exchange, services, out);
+            self.finish(first.exchange, services, out);
         }
     }
 
-    fn ended(&mut self, mut exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
-        let key = (exchange.peer.connection, exchange.stream);
-        match exchange.role {
-            Role::Client => {
-                if let Some(earlier) = self.edges.caller(key.0, key.1).and_then(|c| c.earlier_ns) {
-                    exchange.start_ns = exchange.start_ns.min(earlier);
-                }
-                let complete = exchange.outcome == Outcome::Complete;
-                self.edges.answered(key.0, key.1, exchange.end_ns, complete);
-                let context = match self.open.remove(&key) {
-                    Some(context) => context,
-                    None => {
-                        let request = Request::of(&exchange);
-                        let head = &exchange.request;
-                        self.client(key, &head.traceparent, &head.tracestate, &request, services)
-                    }
-                };
-                out.push((exchange, context));
-            }
-            Role::Server => {
-                if self.caller_known(&exchange) || !local(&exchange) || self.waiting.len() >= WAITING {
-                    self.resolve(exchange, services, out);
-                } else {
-                    // Its client's send may be reported a little later: a send is seen at its end.
-                    let until_ns = exchange.end_ns + PATIENCE;
-                    self.waiting.push_back(Waiting { exchange, until_ns });
-                }
-            }
+    fn ended(&mut self, exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
+        let key = key(exchange.role, exchange.peer.connection, exchange.stream);
+        let request = self.requests.entry(key).or_insert_with(|| Request::of(&exchange));
+        request.end_ns = exchange.end_ns.max(1);
+        request.over_ns = Some(edge::over_ns(exchange.end_ns, exchange.outcome == Outcome::Complete));
+        self.ended.push_back(key);
+        if self.ended.len() > ENDED
+            && let Some(old) = self.ended.pop_front()
+        {
+            self.requests.remove(&old);
+        }
+        if self.waiting.len() >= WAITING || self.settled(key, exchange.end_ns, 0) {
+            self.finish(exchange, services, out);
+        } else {
+            // What decides its place may be reported a little later: a send is seen at its end.
+            let until_ns = exchange.end_ns + PATIENCE;
+            self.waiting.push_back(Waiting { exchange, until_ns });
         }
     }
 
-    fn caller_known(&self, exchange: &Exchange) -> bool {
-        self.edges
-            .other_end(exchange.peer.connection)
-            .is_some_and(|other| self.edges.knows(other, exchange.stream))
+    fn finish(&mut self, mut exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
+        let key = key(exchange.role, exchange.peer.connection, exchange.stream);
+        self.requests.entry(key).or_insert_with(|| Request::of(&exchange));
+        let context = self.context(key, services, 0).unwrap_or_default();
+        let mut ambiguous = false;
+        if let Some(request) = self.requests.get(&key) {
+            ambiguous = request.ambiguous;
+            if let Some(earlier) = request.earlier_ns {
+                exchange.start_ns = exchange.start_ns.min(earlier);
+            }
+        }
+        exchange.start_ns = exchange.start_ns.min(exchange.end_ns);
+        out.push(Identified {
+            exchange,
+            context,
+            ambiguous,
+        });
+    }
+
+    /// Whether all that decides over a request's place has been reported.
+    fn settled(&self, key: StreamKey, now_ns: u64, depth: u32) -> bool {
+        let Some(request) = self.requests.get(&key) else {
+            return true;
+        };
+        if request.context.is_some() || depth > DEPTH {
+            return true;
+        }
+        if key.direction == u32::from(direction::SEND) {
+            return request.wire.is_some()
+                || self
+                    .links
+                    .get(&key)
+                    .is_none_or(|link| self.settled(link.parent, now_ns, depth + 1));
+        }
+        match self.caller(key, request) {
+            Some(caller) => self.settled(caller, now_ns, depth + 1),
+            None => !self.edges.local(key.connection) || request.start_ns + PATIENCE <= now_ns,
+        }
+    }
+
+    /// The client's end of a stream that is served here.
+    fn caller(&self, key: StreamKey, request: &Request) -> Option<StreamKey> {
+        let other = self.edges.other_end(key.connection)?;
+        let caller = StreamKey::made(other, key.stream);
+        let known = self.requests.get(&caller)?;
+        (self.edges.comparable(key.connection, other, request.numbered)
+            && self.edges.fits(other, known.start_ns, known.over_ns, request.start_ns))
+        .then_some(caller)
+    }
+
+    /// The place of a request, settled now if it was not. None: it is not remembered.
+    fn context(&mut self, key: StreamKey, services: &mut impl Services, depth: u32) -> Option<SpanContext> {
+        let request = self.requests.get(&key)?;
+        if let Some(context) = &request.context {
+            return Some(context.clone());
+        }
+        if depth > DEPTH {
+            return None;
+        }
+        let (wire, state) = (request.wire, request.state.clone());
+        let context = if key.direction == u32::from(direction::SEND) {
+            self.made(key, wire, state, services, depth)
+        } else {
+            self.served(key, wire, state, services, depth)
+        };
+        if let Some(request) = self.requests.get_mut(&key) {
+            request.context = Some(context.clone());
+        }
+        Some(context)
     }
 
     /// The server's side: below its client's span, below what the wire says, or a root.
-    fn resolve(&mut self, mut exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
-        let wire = parse(&exchange.request.traceparent);
-        let state = state(&exchange.request.tracestate);
-        let connection = exchange.peer.connection;
-        let numbered = exchange.version == Version::Http2;
-        let minted = mint(self.key, connection, exchange.stream, u32::from(direction::RECEIVE));
-        let span_id = minted.span_id;
-        if let Some(other) = self.edges.other_end(connection)
-            && self.edges.comparable(connection, other, numbered)
-            && self.edges.fits(other, exchange.stream, exchange.start_ns)
-            && let Some(caller) = self.edges.caller(other, exchange.stream)
-            && wire.is_none_or(|w| w.trace_id == caller.context.trace_id)
+    fn served(
+        &mut self,
+        key: StreamKey,
+        wire: Option<TraceParent>,
+        state: Option<Arc<str>>,
+        services: &mut impl Services,
+        depth: u32,
+    ) -> SpanContext {
+        let span_id = mint(self.key, key.connection, key.stream, key.direction).span_id;
+        let caller = self.requests.get(&key).and_then(|request| self.caller(key, request));
+        if let Some(caller) = caller
+            && let Some(context) = self.context(caller, services, depth + 1)
+            && wire.is_none_or(|w| w.trace_id == context.trace_id)
         {
-            if exchange.start_ns < caller.start_ns {
-                caller.earlier_ns = Some(exchange.start_ns);
+            let start_ns = self.requests.get(&key).map_or(u64::MAX, |r| r.start_ns);
+            if let Some(caller) = self.requests.get_mut(&caller)
+                && start_ns < caller.start_ns
+            {
+                caller.earlier_ns = Some(start_ns);
             }
-            let context = SpanContext {
+            self.counts.joined += 1;
+            return SpanContext {
                 span_id,
-                parent: Some(caller.context.span_id),
+                parent: Some(context.span_id),
                 parent_is_remote: true,
-                trace_id: caller.context.trace_id,
-                flags: caller.context.flags,
-                trace_state: state.or_else(|| caller.context.trace_state.clone()),
+                trace_id: context.trace_id,
+                flags: context.flags,
+                trace_state: state.or(context.trace_state),
             };
-            exchange.start_ns = exchange.start_ns.min(exchange.end_ns);
-            self.joined += 1;
-            out.push((exchange, context));
-            return;
         }
-        let context = match wire {
+        match wire {
             Some(wire) => SpanContext {
                 trace_id: wire.trace_id,
                 span_id,
@@ -217,30 +363,33 @@ impl Identities {
                 flags: wire.flags,
                 trace_state: state,
             },
-            None => self.root(minted, &Request::of(&exchange), services),
-        };
-        out.push((exchange, context));
+            None => self.root(key, services),
+        }
     }
 
-    /// The client's side.
-    fn client(
+    /// The client's side: what it sent, below the request on whose behalf it is made, or a root.
+    fn made(
         &mut self,
-        (connection, stream): (u64, u32),
-        traceparent: &Seen<Arc<str>>,
-        tracestate: &Seen<Arc<str>>,
-        request: &Request<'_>,
+        key: StreamKey,
+        wire: Option<TraceParent>,
+        state: Option<Arc<str>>,
         services: &mut impl Services,
+        depth: u32,
     ) -> SpanContext {
-        let minted = mint(self.key, connection, stream, u32::from(direction::SEND));
-        let Some(wire) = parse(traceparent) else {
-            return self.root(minted, request, services);
+        let link = self.links.remove(&key);
+        let Some(wire) = wire else {
+            if let Some(link) = link
+                && let Some(parent) = self.parent(key, &link, services, depth)
+            {
+                return parent;
+            }
+            return self.root(key, services);
         };
-        let trace_state = state(tracestate);
-        let mut key = [0; 24];
-        key[..16].copy_from_slice(&wire.trace_id);
-        key[16..].copy_from_slice(&wire.span_id);
-        if self.sent.insert(key) {
-            self.sent_order.push_back(key);
+        let mut sent = [0; 24];
+        sent[..16].copy_from_slice(&wire.trace_id);
+        sent[16..].copy_from_slice(&wire.span_id);
+        if self.sent.insert(sent) {
+            self.sent_order.push_back(sent);
             if self.sent_order.len() > SENT
                 && let Some(old) = self.sent_order.pop_front()
             {
@@ -252,31 +401,60 @@ impl Identities {
                 parent: None,
                 parent_is_remote: false,
                 flags: wire.flags,
-                trace_state,
+                trace_state: state,
             };
         }
         SpanContext {
             trace_id: wire.trace_id,
-            span_id: minted.span_id,
+            span_id: mint(self.key, key.connection, key.stream, key.direction).span_id,
             parent: Some(wire.span_id),
             parent_is_remote: true,
             flags: wire.flags,
-            trace_state,
+            trace_state: state,
         }
     }
 
-    fn root(&mut self, minted: Minted, request: &Request<'_>, services: &mut impl Services) -> SpanContext {
-        let decision = if self.head.wants_facts() {
-            let text = |seen: &Seen<Arc<str>>| seen.value().cloned().unwrap_or_default();
-            let facts = Facts {
-                service: &services.service(request.pid),
-                method: &text(request.method),
-                path: &text(request.path),
-                now_ns: request.start_ns,
-            };
-            self.head.root(&minted.trace_id, &facts)
-        } else {
-            self.head.root(&minted.trace_id, &Facts::default())
+    /// A child of the served request that a link names.
+    fn parent(&mut self, key: StreamKey, link: &Link, services: &mut impl Services, depth: u32) -> Option<SpanContext> {
+        let child = self.requests.get_mut(&key)?;
+        if !link.parent.is_some() {
+            child.ambiguous = true;
+            self.counts.ambiguous += 1;
+            return None;
+        }
+        let start_ns = child.start_ns;
+        // What was over before the call began had ended its work: the call is not part of it.
+        let over = |parent: &Request| parent.end_ns != 0 && parent.end_ns < start_ns;
+        if self.requests.get(&link.parent).is_none_or(over) {
+            self.counts.parents_unseen += 1;
+            return None;
+        }
+        let parent = self.context(link.parent, services, depth + 1)?;
+        self.counts.linked += 1;
+        Some(SpanContext {
+            trace_id: parent.trace_id,
+            span_id: mint(self.key, key.connection, key.stream, key.direction).span_id,
+            parent: Some(parent.span_id),
+            parent_is_remote: false,
+            flags: parent.flags,
+            trace_state: parent.trace_state,
+        })
+    }
+
+    fn root(&mut self, key: StreamKey, services: &mut impl Services) -> SpanContext {
+        let minted = mint(self.key, key.connection, key.stream, key.direction);
+        let decision = match self.requests.get(&key) {
+            Some(request) if self.head.wants_facts() => {
+                let text = |seen: &Seen<Arc<str>>| seen.value().cloned().unwrap_or_default();
+                let facts = Facts {
+                    service: &services.service(request.pid),
+                    method: &text(&request.method),
+                    path: &text(&request.path),
+                    now_ns: request.start_ns,
+                };
+                self.head.root(&minted.trace_id, &facts)
+            }
+            _ => self.head.root(&minted.trace_id, &Facts::default()),
         };
         SpanContext {
             trace_id: minted.trace_id,
@@ -285,20 +463,6 @@ impl Identities {
             trace_state: decision.trace_state,
             ..SpanContext::default()
         }
-    }
-}
-
-/// Whether the other end may be on this node.
-fn local(exchange: &Exchange) -> bool {
-    match (exchange.peer.local, exchange.peer.remote) {
-        // Other pods of this node have other addresses, so any private address may be.
-        (Some(local), Some(remote)) => {
-            remote.0.is_loopback()
-                || remote.0 == local.0
-                || matches!(remote.0, std::net::IpAddr::V4(a) if a.is_private())
-                || matches!(remote.0, std::net::IpAddr::V6(a) if a.is_unique_local())
-        }
-        _ => true,
     }
 }
 

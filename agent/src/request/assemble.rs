@@ -24,6 +24,8 @@ use crate::protocol::{fields, framing, http1};
 const STREAMS: usize = 8192;
 /// Requests of an HTTP/1 connection that wait for their response.
 const PIPELINE: usize = 1024;
+/// Names of streams that have not begun, of one connection.
+const NAMES: usize = 4096;
 /// Connections remembered at a time; the kernel remembers fewer.
 const CONNECTIONS: usize = 65536;
 
@@ -88,6 +90,8 @@ struct Connection {
     /// HTTP/1: a head after which the peer may see the next message begin elsewhere than we do,
     /// by direction: what seems to follow is not believed.
     doubtful: [bool; 2],
+    /// Paths by stream that the process itself told, before the wire did.
+    names: FxHashMap<u32, Arc<str>>,
     /// HTTP/1: the exchange that a 101 response ended or turned into HTTP/2's stream 1.
     upgraded: Option<(u32, Stream, u64)>,
 }
@@ -105,6 +109,8 @@ pub enum Output {
         pid: u32,
         /// The observed process's side.
         role: Role,
+        /// HTTP version.
+        version: Version,
         /// Time, CLOCK_BOOTTIME ns.
         start_ns: u64,
         /// `traceparent` that the application sent or got.
@@ -177,6 +183,7 @@ impl Assembler {
         match event {
             Event::Open { header, open } => self.open(header, open, out),
             Event::Frames { header, bytes } => self.frames(header, bytes, out),
+            Event::Name { header, path, stream } => self.name(header.connection, stream, path),
             Event::Close { header, error } => self.close(header.connection, header.time_ns, error, out),
             _ => {}
         }
@@ -206,6 +213,7 @@ impl Assembler {
             http1_version: Version::Http11,
             requests: 0,
             doubtful: [false; 2],
+            names: FxHashMap::default(),
             upgraded: None,
         };
         self.connections.insert(header.connection, connection);
@@ -259,6 +267,22 @@ impl Assembler {
         // A server may still answer a client that sends no more (RFC 9112 §9.6): the close ends that.
         if header.flags & flags::END != 0 && (connection.role != Some(Role::Server) || connection.queue.is_empty()) {
             connection.ended(header.time_ns, Outcome::ConnectionLost { error: 0 }, out);
+        }
+    }
+
+    /// What the process itself calls a request, if the wire has it as an index from before the agent.
+    fn name(&mut self, key: u64, stream: u32, path: &[u8]) {
+        let Some(connection) = self.connections.get_mut(&key) else {
+            return;
+        };
+        let path = self.interner.get(path);
+        match connection.streams.get_mut(&stream) {
+            Some(open) if open.request.path.is_unknown() => open.request.path = Seen::Value(path),
+            Some(_) => {}
+            None if connection.names.len() < NAMES => {
+                connection.names.insert(stream, path);
+            }
+            None => {}
         }
     }
 
@@ -371,8 +395,14 @@ impl Turn<'_> {
                     self.counts.evicted += 1;
                     return;
                 }
-                let request = sink.into_request(damaged);
-                self.begin(stream, time_ns, &request);
+                let mut request = sink.into_request(damaged);
+                let name = self.connection.names.remove(&stream);
+                if request.path.is_unknown()
+                    && let Some(name) = name
+                {
+                    request.path = Seen::Value(name);
+                }
+                self.begin(stream, Version::Http2, time_ns, &request);
                 self.connection.newest = self.connection.newest.max(stream);
                 let open = Box::new(Stream {
                     start_ns: time_ns,
@@ -397,13 +427,14 @@ impl Turn<'_> {
         }
     }
 
-    fn begin(&mut self, stream: u32, start_ns: u64, request: &RequestHead) {
+    fn begin(&mut self, stream: u32, version: Version, start_ns: u64, request: &RequestHead) {
         let Some(role) = self.connection.role else { return };
         self.out.push(Output::Begun {
             connection: self.connection.peer.connection,
             stream,
             pid: self.connection.pid,
             role,
+            version,
             start_ns,
             traceparent: request.traceparent.clone(),
             tracestate: request.tracestate.clone(),
@@ -470,7 +501,7 @@ impl Turn<'_> {
         let request = sorted.finish(damaged || head.truncated);
         self.connection.requests += 1;
         let number = self.connection.requests;
-        self.begin(number, start_ns, &request);
+        self.begin(number, self.connection.http1_version, start_ns, &request);
         let open = Stream {
             start_ns,
             request,

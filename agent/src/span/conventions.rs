@@ -42,6 +42,8 @@ pub mod key {
 
     /// Names of the attributes that belong here and could not be read on the wire.
     pub const UNSEEN: &str = "tracewire.unseen";
+    /// `ambiguous`: several requests that the process served could be the parent, so none is said to be.
+    pub const PARENT: &str = "tracewire.parent";
     /// True where the agent stopped observing before the end: the duration is a lower bound.
     pub const UNFINISHED: &str = "tracewire.unfinished";
     /// True where the client gave the exchange up, which the HTTP conventions do not call an error.

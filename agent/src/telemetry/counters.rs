@@ -64,6 +64,18 @@ counters! {
     gaps: "gaps",
     /// Responses whose request was not seen.
     requests_unseen: "requests_unseen",
+    /// Server spans that found their client's span on this node.
+    spans_joined: "spans_joined",
+    /// Client spans that found the served request on whose behalf they are.
+    spans_linked: "spans_linked",
+    /// Client spans for which several served requests could be the parent; they begin traces.
+    parents_ambiguous: "parents_ambiguous",
+    /// Client spans whose served request was not seen, or was over before; they begin traces.
+    parents_unseen: "parents_unseen",
+    /// Probes in place in observed programs.
+    probes: "probes",
+    /// What runtimes' modules can't do in observed programs; the log says why.
+    probes_lacking: "probes_lacking",
     /// Spans made of exchanges, less those that sampling left out.
     spans: "spans",
     /// Spans that sampling left out.

@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 use tracewire_common::elided::{Head, frame};
 use tracewire_common::event::Plain;
 use tracewire_common::event::{Close, Header, Open, direction, flags, kind};
+use tracewire_common::link::Name;
 
 use self::http2::{Rewriter, put};
 use crate::protocol::elided::Frames;
@@ -91,6 +92,17 @@ impl Redactor {
                 self.connections.remove(&header.connection);
                 if let Some(close) = Close::read(payload) {
                     each(header, close.bytes());
+                }
+            }
+            // Numbers only.
+            kind::LINK => each(header, payload),
+            kind::NAME => {
+                if let Some(mut name) = Name::read(payload) {
+                    let used = name.path.get(..name.length as usize).unwrap_or_default();
+                    let kept = policy::target(used).len();
+                    name.length = kept as u32;
+                    name.path.iter_mut().skip(kept).for_each(|b| *b = 0);
+                    each(header, name.bytes());
                 }
             }
             _ => {}
