@@ -95,6 +95,8 @@ pub mod go {
         pub const STREAM_ID: usize = 4;
         /// 1: the handler's stream begins with a pointer to that `Stream`.
         pub const STREAM_POINTER: usize = 5;
+        /// `runtime.g.parentGoid` (Go 1.21 and later), else 0
+        pub const PARENT_GOID: usize = 6;
     }
 }
 

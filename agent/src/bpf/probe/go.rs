@@ -126,11 +126,12 @@ impl Program<'_> {
             .functions
             .version
             .ok_or("the version of Go is not in the program")?;
-        let (goid, curg) = runtime_offsets(version)
+        let (goid, curg, parent) = runtime_offsets(version)
             .ok_or_else(|| format!("the runtime of {version} is not known to this version of tracewire"))?;
         numbers[layout::GOID] = goid;
         numbers[layout::G_M] = G_M;
         numbers[layout::M_CURG] = curg;
+        numbers[layout::PARENT_GOID] = parent;
         let place = |caller| self.after("go_newproc", caller, "runtime.newproc1", Register::RBX);
         // `newproc` hands newproc1 to the system stack in a closure.
         Ok(vec![
@@ -249,15 +250,17 @@ fn carried(instructions: impl Iterator<Item = Instruction>, wanted: Register) ->
 /// `runtime.g.m`, the same in all versions.
 const G_M: u32 = 48;
 
-/// Offsets of `runtime.g.goid` and `runtime.m.curg`, from the DWARF of each version.
-fn runtime_offsets(version: Version) -> Option<(u32, u32)> {
+/// Offsets of `runtime.g.goid`, `runtime.m.curg` and `runtime.g.parentGoid` (0: there is none), from the DWARF of each version.
+fn runtime_offsets(version: Version) -> Option<(u32, u32, u32)> {
     if version.major != 1 {
         return None;
     }
     match version.minor {
-        17..=22 => Some((152, 192)),
-        23..=24 => Some((160, 192)),
-        25..=26 => Some((152, 184)),
+        17..=20 => Some((152, 192, 0)),
+        21..=22 => Some((152, 192, 272)),
+        23..=24 => Some((160, 192, 280)),
+        25 => Some((152, 184, 272)),
+        26 => Some((152, 184, 280)),
         _ => None,
     }
 }

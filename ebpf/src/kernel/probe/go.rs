@@ -67,6 +67,17 @@ fn goroutine(pid: u32, layout: &[u32], g: u64) -> Option<Unit> {
     })
 }
 
+/// The goroutine that made `unit`, whose `g` is given.
+#[inline(always)]
+fn maker(unit: &Unit, layout: &[u32], g: u64) -> Option<Unit> {
+    let offset = layout[at::PARENT_GOID];
+    if offset == 0 {
+        return None;
+    }
+    let id = user::<u64>(g.wrapping_add(u64::from(offset)))?;
+    Some(Unit { id, ..*unit })
+}
+
 #[inline(always)]
 fn get(map: &LruHashMap<Unit, u64>, unit: &Unit) -> Option<u64> {
     // SAFETY: an integer, written whole.
@@ -192,13 +203,15 @@ pub fn go_operate_headers(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn operate_headers(ctx: &ProbeContext) -> Option<()> {
-    let (unit, _) = current(ctx)?;
+    let (unit, layout) = current(ctx)?;
     let frame = register!(ctx, rdi);
     // MetaHeadersFrame embeds *HeadersFrame, which begins with its FrameHeader: StreamID at 8.
     let headers = user::<u64>(frame)?;
     let stream = user::<u32>(headers.wrapping_add(8))?;
     let _ = GO_DECODED.insert(unit, stream, 0);
-    let connection = get(&GO_READERS, &unit)?;
+    // The goroutine that made the reader read the preface, and maybe header fields behind it.
+    let connection =
+        get(&GO_READERS, &unit).or_else(|| get(&GO_READERS, &maker(&unit, layout, register!(ctx, r14))?))?;
     let transport = Pointer {
         address: register!(ctx, rax),
         pid: unit.pid,
@@ -266,7 +279,7 @@ fn newproc(ctx: &ProbeContext) -> Option<()> {
         // SAFETY: an integer, written whole.
         let stream = unsafe { GO_DECODED.get(parent) }.copied()?;
         let _ = GO_DECODED.remove(parent);
-        let connection = get(&GO_READERS, &parent)?;
+        let connection = get(&GO_READERS, &parent).or_else(|| get(&GO_READERS, &maker(&parent, layout, creator)?))?;
         let child = goroutine(pid, layout, register!(ctx, rbx))?;
         context::serve(&child, &StreamKey::served(connection, stream));
     }
