@@ -153,6 +153,7 @@ fn moved_by(slot: u32) -> Option<()> {
             0,
         )
     };
+    Some(())
 }
 
 struct Settle {
