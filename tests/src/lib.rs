@@ -16,6 +16,7 @@ pub mod compare;
 pub mod folder;
 pub mod peer;
 pub mod place;
+pub mod relay;
 pub mod running;
 pub mod session;
 pub mod span;

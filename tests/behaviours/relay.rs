@@ -1,0 +1,77 @@
+//! A call that a service makes while it serves another hangs below it: never
+//! below a wrong one, and always where its runtime is followed exactly.
+
+use anyhow::Result;
+use tracewire_tests::relay::{self, Kind, Load};
+use tracewire_tests::{alone, full};
+
+fn check(what: &str, kind: Kind, load: Load, share: f64) -> Result<()> {
+    let relayed = relay::run(Kind::GO, &[kind, kind, kind], load)?;
+    relayed.assert_linked(&format!("{what} {load:?}"), share);
+    Ok(())
+}
+
+fn loads() -> Vec<Load> {
+    let calls = if full() { 400 } else { 60 };
+    let base = Load {
+        calls,
+        delay: 10,
+        ..Load::default()
+    };
+    vec![
+        Load { calls: 20, ..base },
+        Load {
+            concurrency: 16,
+            connections: 3,
+            fan: 2,
+            ..base
+        },
+        Load {
+            concurrency: 64,
+            depth: 2,
+            connections: 2,
+            ..base
+        },
+        Load {
+            calls: 10,
+            concurrency: 5,
+            stream: 4,
+            fan: 3,
+            ..base
+        },
+    ]
+}
+
+#[test]
+fn go() -> Result<()> {
+    let _turn = alone()?;
+    for load in loads() {
+        check("grpc-go", Kind::GO, load, 1.0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn go_with_workers() -> Result<()> {
+    let _turn = alone()?;
+    // Fewer workers than calls: the rest get goroutines of their own.
+    let kind = Kind::GO.serving(&["--workers", "4"]);
+    check("grpc-go, NumStreamWorkers", kind, loads()[1], 1.0)
+}
+
+#[test]
+fn go_stripped() -> Result<()> {
+    let _turn = alone()?;
+    let kind = Kind::GO.built(&["", "-ldflags=-s -w"]);
+    check("grpc-go, stripped", kind, loads()[1], 1.0)
+}
+
+#[test]
+fn go_older_grpc() -> Result<()> {
+    let _turn = alone()?;
+    const BUILDS: [&[&str]; 3] = [&["v1.60.1"], &["v1.70.0"], &["v1.80.0"]];
+    for build in BUILDS {
+        check(&format!("grpc-go {build:?}"), Kind::GO.built(build), loads()[1], 1.0)?;
+    }
+    Ok(())
+}
