@@ -10,7 +10,7 @@ use super::{Failure, Shared, View};
 use crate::bpf::check;
 use crate::bpf::load::{Kernel, Request};
 use crate::config::sentry::Way;
-use crate::config::{self, Config, Given, LogFlags, Output};
+use crate::config::{self, Config, Environment, Given, LogFlags, Output};
 use crate::discover::resource::Resources;
 use crate::export::Exporter;
 use crate::export::console::{ConsoleExporter, Look};
@@ -54,7 +54,7 @@ pub(super) struct Prepared {
 pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f64) -> Result<Prepared, Failure> {
     let configured = configure(&shared.view, log, default)?;
     let (sampling, warnings) =
-        config::sampling::load(&shared.sampling, share).map_err(|e| Failure::Usage(e.to_string()))?;
+        config::sampling::load(&shared.sampling, share, log).map_err(|e| Failure::Usage(e.to_string()))?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -64,16 +64,14 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
         errors = sampling.keep_errors,
         "sampling"
     );
-    if !shared.ring_buffer.is_power_of_two() || !(64..=1 << 20).contains(&shared.ring_buffer) {
-        return Err(Failure::Usage(format!(
-            "--ring-buffer {}: must be a power of two from 64 to 1048576 (KiB)",
-            shared.ring_buffer
-        )));
+    let env = Environment::of_process(log).map_err(|e| Failure::Usage(e.to_string()))?;
+    let (ring, connections) = sizes(shared, &env).map_err(|e| Failure::Usage(e.to_string()))?;
+    if configured.config.enabled.value {
+        check::preflight().map_err(Failure::Other)?;
     }
-    check::preflight().map_err(Failure::Other)?;
     let request = Request {
-        ring_bytes: shared.ring_buffer * 1024,
-        connections: shared.connections,
+        ring_bytes: ring * 1024,
+        connections,
         rung: shared.hook,
         key: rand::random(),
         ..Request::default()
@@ -85,9 +83,75 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
     })
 }
 
+/// Size of the ring buffer, KiB, and most connections.
+pub(super) fn sizes(shared: &Shared, env: &Environment<'_>) -> Result<(u32, u32), config::Error> {
+    let size = |flag: Option<u32>, name: &'static str, variable: &'static str, default: u32| {
+        let given = env.text(&[variable])?;
+        match (flag, given) {
+            (Some(size), _) => Ok((size, name)),
+            (None, Some(given)) => match given.value.trim().parse() {
+                Ok(size) => Ok((size, given.source)),
+                Err(_) => Err(config::Error::new(
+                    given.source,
+                    format_args!("`{}` is not a whole number", given.value),
+                )),
+            },
+            (None, None) => Ok((default, name)),
+        }
+    };
+    let (ring, source) = size(shared.ring_buffer, "--ring-buffer", "TRACEWIRE_RING_BUFFER", 8192)?;
+    if !ring.is_power_of_two() || !(64..=1 << 20).contains(&ring) {
+        return Err(config::Error::new(
+            source,
+            format_args!("{ring} must be a power of two from 64 to 1048576 (KiB)"),
+        ));
+    }
+    let (connections, source) = size(shared.connections, "--connections", "TRACEWIRE_CONNECTIONS", 16384)?;
+    if connections == 0 {
+        return Err(config::Error::new(source, "at least 1 is needed"));
+    }
+    Ok((ring, connections))
+}
+
+impl View {
+    /// What no flag says, as variables and the file say it.
+    fn completed(&self, env: &mut Environment<'_>) -> Result<Self, config::Error> {
+        let mut view = self.clone();
+        for (list, variable) in [
+            (&mut view.capture_request_header, "TRACEWIRE_CAPTURE_REQUEST_HEADERS"),
+            (&mut view.capture_response_header, "TRACEWIRE_CAPTURE_RESPONSE_HEADERS"),
+            (&mut view.route, "TRACEWIRE_ROUTES"),
+        ] {
+            if list.is_empty()
+                && let Some(given) = env.list(&[variable])?
+            {
+                *list = given.value;
+            }
+        }
+        if view.redact.is_empty()
+            && let Some(given) = env.list(&["TRACEWIRE_REDACT"])?
+        {
+            for text in &given.value {
+                let pattern = regex::Regex::new(text);
+                view.redact
+                    .push(pattern.map_err(|e| config::Error::new(given.source, e))?);
+            }
+        }
+        view.show_queries |= env.boolean(&["TRACEWIRE_SHOW_QUERIES"]).is_some_and(|g| g.value);
+        view.strict_routes |= env.boolean(&["TRACEWIRE_STRICT_ROUTES"]).is_some_and(|g| g.value);
+        if view.semconv.is_none() {
+            view.semconv = env.text(&["OTEL_SEMCONV_STABILITY_OPT_IN"])?.map(|g| g.value);
+        }
+        Ok(view)
+    }
+}
+
 /// Checks what spans say and where they go, and makes the exporters.
 pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Result<Configured, Failure> {
-    let config = Config::load(&shared.export, log).map_err(|e| Failure::Usage(e.to_string()))?;
+    let usage = |e: config::Error| Failure::Usage(e.to_string());
+    let config = Config::load(&shared.export, log).map_err(usage)?;
+    let mut env = Environment::of_process(log).map_err(usage)?;
+    let shared = &shared.completed(&mut env).map_err(usage)?;
     telemetry::init(config.log_level);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -142,7 +206,7 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
         Output::Json => exporters.push(Box::new(JsonExporter::new(std::io::stdout(), counters.clone()))),
         Output::None => {}
     }
-    let (sentry, warnings) = config::sentry::load(&shared.sentry).map_err(|e| Failure::Usage(e.to_string()))?;
+    let (sentry, warnings) = config::sentry::load(&shared.sentry, log).map_err(|e| Failure::Usage(e.to_string()))?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -214,6 +278,17 @@ pub(super) struct Agent {
 }
 
 impl Prepared {
+    /// What the resources of all processes say.
+    pub(super) fn resources(&self) -> Resources {
+        Resources::new(self.configured.config.resource.clone())
+    }
+
+    /// Who turned tracing off, if somebody did.
+    pub(super) fn disabled(&self) -> Option<&'static str> {
+        let enabled = &self.configured.config.enabled;
+        (!enabled.value).then_some(enabled.source)
+    }
+
     /// Header fields whose values the user asked for.
     pub(super) fn allow(&self) -> &Allow {
         &self.configured.allow
@@ -299,6 +374,30 @@ impl Agent {
         self.runtime.shutdown_timeout(Duration::from_millis(200));
         Ok(())
     }
+}
+
+/// Tracing is turned off: nothing is loaded, nothing attached. A service stays until it
+/// is told to end, so that whoever keeps it running does not start it again and again.
+pub(super) fn idle(source: &str, stay: bool) -> Result<(), Failure> {
+    let _ = writeln!(std::io::stderr(), "tracing is off by {source}: nothing is attached");
+    if !stay {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Other(format!("no runtime: {e}")))?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+            return;
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+    });
+    Ok(())
 }
 
 /// The form that standard output takes if nobody says: trees for people, JSON for programs.

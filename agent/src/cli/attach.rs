@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use super::agent::prepare;
+use super::agent::{idle, prepare};
 use super::{Failure, Shared};
 use crate::config::{LogFlags, Output};
-use crate::discover::resource::{Config, Resources};
 use crate::discover::scan;
 use crate::discover::select;
 use crate::pipeline::{Children, Until};
@@ -25,10 +24,14 @@ pub(crate) struct Args {
 
 pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
     let prepared = prepare(&args.shared, log, Output::Tree, SHARE)?;
+    if let Some(source) = prepared.disabled() {
+        return idle(source, false);
+    }
     for pid in &args.pid {
         select::check_pid(Path::new(scan::PROC), *pid).map_err(|e| Failure::Usage(format!("--pid {pid}: {e}")))?;
     }
-    let mut agent = prepared.load(Resources::new(Config::default()), Box::new(Children), |_| {}, &[])?;
+    let resources = prepared.resources();
+    let mut agent = prepared.load(resources, Box::new(Children), |_| {}, &[])?;
     let mut names = Vec::new();
     for pid in select::with_descendants(Path::new(scan::PROC), &args.pid) {
         if !agent.pipeline.watch(pid) {

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{ExportFlags, LogFlags, SamplingFlags, SentryFlags};
+use crate::config::{Environment, ExportFlags, LogFlags, SamplingFlags, SentryFlags};
+use crate::discover::select::Selector;
 
 mod agent;
 mod attach;
 mod check;
+mod config;
 mod record;
 mod replay;
 mod run;
@@ -38,6 +40,8 @@ enum Command {
     Record(record::Args),
     /// Make spans of a recording
     Replay(replay::Args),
+    /// Print every setting, its value and who gave it; nothing is attached
+    Config(config::Args),
     /// Say what this kernel, these privileges and this lockdown allow
     Check(check::Args),
     /// Print a completion script for a shell
@@ -75,13 +79,54 @@ pub(crate) struct View {
     #[arg(long, help_heading = "Naming")]
     strict_routes: bool,
     /// Also write the older rpc.* attributes; also OTEL_SEMCONV_STABILITY_OPT_IN
-    #[arg(
-        long,
-        value_name = "LIST",
-        env = "OTEL_SEMCONV_STABILITY_OPT_IN",
-        help_heading = "Naming"
-    )]
+    #[arg(long, value_name = "LIST", help_heading = "Naming")]
     semconv: Option<String>,
+}
+
+/// Flags about what is observed.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Selection")]
+pub(crate) struct Selection {
+    /// Choose processes by the path of their program, or by its last part
+    #[arg(long, value_name = "GLOB")]
+    executable: Vec<String>,
+    /// Choose processes that listen on this port
+    #[arg(long, value_name = "PORT")]
+    port: Vec<u16>,
+    /// Choose processes by their service.name
+    #[arg(long, value_name = "GLOB")]
+    service: Vec<String>,
+}
+
+impl Selection {
+    /// What flags, else variables, else the file choose.
+    fn selector(&self, log: &LogFlags) -> Result<Selector, Failure> {
+        let usage = |e: crate::config::Error| Failure::Usage(e.to_string());
+        let env = Environment::of_process(log).map_err(usage)?;
+        let mut all = self.clone();
+        for (list, variable) in [
+            (&mut all.executable, "TRACEWIRE_EXECUTABLE"),
+            (&mut all.service, "TRACEWIRE_SERVICE"),
+        ] {
+            if list.is_empty()
+                && let Some(given) = env.list(&[variable]).map_err(usage)?
+            {
+                *list = given.value;
+            }
+        }
+        if all.port.is_empty()
+            && let Some(given) = env.list(&["TRACEWIRE_PORT"]).map_err(usage)?
+        {
+            for text in &given.value {
+                let port = text
+                    .parse()
+                    .map_err(|_| Failure::Usage(format!("{}: `{text}` is not a port (1 to 65535)", given.source)))?;
+                all.port.push(port);
+            }
+        }
+        Selector::new(&all.executable, &all.port, &all.service)
+            .map_err(|e| Failure::Usage(format!("{e}; see `tracewire run --help` on GLOB")))
+    }
 }
 
 /// Flags that `attach`, `run` and `record` share.
@@ -91,12 +136,12 @@ pub(crate) struct Shared {
     view: View,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// Size of the buffer between kernel and agent, KiB (a power of two)
-    #[arg(long, value_name = "KIB", default_value_t = 8192, help_heading = "Kernel")]
-    ring_buffer: u32,
-    /// Connections followed at a time
-    #[arg(long, value_name = "N", default_value_t = 16384, help_heading = "Kernel")]
-    connections: u32,
+    /// Size of the buffer between kernel and agent, KiB (a power of two) [default: 8192]
+    #[arg(long, value_name = "KIB", help_heading = "Kernel")]
+    ring_buffer: Option<u32>,
+    /// Connections followed at a time [default: 16384]
+    #[arg(long, value_name = "N", help_heading = "Kernel")]
+    connections: Option<u32>,
     /// Use this way of seeing socket data and no other; see `tracewire check`
     #[arg(long, value_enum, value_name = "RUNG", help_heading = "Kernel")]
     hook: Option<crate::bpf::load::Rung>,
@@ -130,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(args, &cli.log),
         Command::Record(args) => record::main(args, &cli.log),
         Command::Replay(args) => replay::main(args, &cli.log),
+        Command::Config(args) => config::main(args, &cli.log),
         Command::Check(args) => check::main(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tracewire", &mut std::io::stdout());

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::agent::prepare;
+use super::agent::{idle, prepare};
 use super::{Failure, Shared};
 use crate::config::{LogFlags, Output};
-use crate::discover::resource::{Config, Resources};
 use crate::discover::{scan, select};
 use crate::pipeline::{Children, Until};
 use crate::recording::recorder::{Progress, Recorder};
@@ -33,6 +32,9 @@ pub(crate) struct Args {
 
 pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
     let prepared = prepare(&args.shared, log, Output::None, 1.0)?;
+    if let Some(source) = prepared.disabled() {
+        return idle(source, false);
+    }
     for pid in &args.pid {
         select::check_pid(Path::new(scan::PROC), *pid).map_err(|e| Failure::Usage(format!("--pid {pid}: {e}")))?;
     }
@@ -46,7 +48,8 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
         .open(&args.out)
         .map_err(|e| Failure::Usage(failed(&e)))?;
     let allow = prepared.allow().clone();
-    let mut agent = prepared.load(Resources::new(Config::default()), Box::new(Children), |_| {}, &[])?;
+    let resources = prepared.resources();
+    let mut agent = prepared.load(resources, Box::new(Children), |_| {}, &[])?;
     let progress = Progress::default();
     let recorder = Recorder::new(Box::new(file), allow, agent.stop.clone(), progress.clone())
         .map_err(|e| Failure::Other(failed(&e)))?;

@@ -2,38 +2,31 @@
 
 use std::path::Path;
 
-use super::agent::{default_output, prepare};
-use super::{Failure, Shared};
+use super::agent::{default_output, idle, prepare};
+use super::{Failure, Selection, Shared};
 use crate::config::LogFlags;
 use crate::discover::Resource;
-use crate::discover::resource::{Config, Resources};
+use crate::discover::resource::Resources;
 use crate::discover::scan::{self, Listeners};
 use crate::discover::select::{Facts, Selector};
 use crate::pipeline::{Chooser, Until};
 
 /// Traces kept if nobody says another share.
-const SHARE: f64 = 0.01;
+pub(super) const SHARE: f64 = 0.01;
 
 /// Trace what selectors choose.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Choose processes by the path of their program, or by its last part
-    #[arg(long, value_name = "GLOB", help_heading = "Selection")]
-    executable: Vec<String>,
-    /// Choose processes that listen on this port
-    #[arg(long, value_name = "PORT", help_heading = "Selection")]
-    port: Vec<u16>,
-    /// Choose processes by their service.name
-    #[arg(long, value_name = "GLOB", help_heading = "Selection")]
-    service: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
     #[command(flatten)]
     shared: Shared,
 }
 
 /// Chooses new processes by program and service name; their ports are matched in the kernel.
-struct Selection(Selector);
+struct Chosen(Selector);
 
-impl Chooser for Selection {
+impl Chooser for Chosen {
     fn chooses(&mut self, pid: u32, resource: &Resource) -> bool {
         fits(&self.0, pid, resource, &[])
     }
@@ -50,9 +43,8 @@ fn fits(selector: &Selector, pid: u32, resource: &Resource, ports: &[u16]) -> bo
 }
 
 /// Processes that are there already and fit.
-fn existing(selector: &Selector) -> Vec<u32> {
+fn existing(selector: &Selector, mut resources: Resources) -> Vec<u32> {
     let proc = Path::new(scan::PROC);
-    let mut resources = Resources::new(Config::default());
     let mut listeners = Listeners::default();
     let mut chosen = scan::processes(proc).unwrap_or_default();
     chosen.retain(|pid| {
@@ -67,8 +59,7 @@ fn existing(selector: &Selector) -> Vec<u32> {
 }
 
 pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
-    let selector = Selector::new(&args.executable, &args.port, &args.service)
-        .map_err(|e| Failure::Usage(format!("run: {e}; see `tracewire run --help` on GLOB")))?;
+    let selector = args.selection.selector(log)?;
     if selector.is_empty() {
         return Err(Failure::Usage(
             "run: nothing is selected; give --executable GLOB, --port PORT or --service GLOB \
@@ -77,10 +68,15 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
         ));
     }
     let prepared = prepare(&args.shared, log, default_output(), SHARE)?;
-    let choose_new = !args.executable.is_empty() || selector.wants_services();
+    if let Some(source) = prepared.disabled() {
+        return idle(source, true);
+    }
+    let choose_new = selector.wants_executables() || selector.wants_services();
+    let resources = prepared.resources();
+    let names_of = prepared.resources();
     let mut agent = prepared.load(
-        Resources::new(Config::default()),
-        Box::new(Selection(selector.clone())),
+        resources,
+        Box::new(Chosen(selector.clone())),
         |request| {
             request.choose_new = choose_new;
             request.match_ports = selector.wants_ports();
@@ -89,7 +85,7 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
     )?;
     let mut names = Vec::new();
     // New processes are seen already, so none is missed between this list and them.
-    for pid in existing(&selector) {
+    for pid in existing(&selector, names_of) {
         if agent.pipeline.watch(pid) {
             names.push(format!("{pid} ({})", agent.pipeline.name(pid)));
         }

@@ -3,25 +3,71 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
-use super::{Error, Given};
+use super::file::File;
+use super::settings::{self, Kind};
+use super::{Error, Given, LogFlags, declarative};
 
-type Read<'a> = Box<dyn Fn(&'static str) -> Option<OsString> + 'a>;
+type Read<'a> = Box<dyn Fn(&str) -> Option<OsString> + 'a>;
 
-/// One reading of the environment, and what was odd in it.
+/// One reading of the environment and, below it, of the file; and what was odd in them.
 pub struct Environment<'a> {
     read: Read<'a>,
+    file: File,
+    /// `OTEL_CONFIG_FILE` is given: other `OTEL_*` variables mean nothing.
+    declared: bool,
     warnings: Vec<String>,
 }
 
+impl Environment<'static> {
+    /// This process's environment and the files that flags and variables name.
+    ///
+    /// # Errors
+    /// A file that can't be read or obeyed.
+    pub fn of_process(flags: &LogFlags) -> Result<Self, Error> {
+        Environment::layered(|name: &str| std::env::var_os(name), flags.config.as_deref())
+    }
+}
+
 impl<'a> Environment<'a> {
-    /// An environment that `read` answers for.
-    pub fn new(read: impl Fn(&'static str) -> Option<OsString> + 'a) -> Self {
+    /// An environment that `read` answers for, without files.
+    pub fn new(read: impl Fn(&str) -> Option<OsString> + 'a) -> Self {
         Environment {
             read: Box::new(read),
+            file: File::default(),
+            declared: false,
             warnings: Vec::new(),
         }
+    }
+
+    /// An environment that `read` answers for, and the files that it and `path` name.
+    ///
+    /// # Errors
+    /// A file that can't be read or obeyed.
+    pub fn layered(read: impl Fn(&str) -> Option<OsString> + 'a, path: Option<&Path>) -> Result<Self, Error> {
+        let mut environment = Environment {
+            read: Box::new(read),
+            file: match path {
+                Some(path) => File::read(path)?,
+                None => File::default(),
+            },
+            declared: false,
+            warnings: Vec::new(),
+        };
+        if let Some(Given { value, .. }) = environment.text(&["OTEL_CONFIG_FILE"])? {
+            let (declared, warnings) = declarative::read(Path::new(&value), &environment.read)?;
+            environment.file.fill_from(declared);
+            environment.warnings = warnings;
+            environment.declared = true;
+        }
+        Ok(environment)
+    }
+
+    /// What the files give.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// What was ignored, and why.
@@ -34,30 +80,61 @@ impl<'a> Environment<'a> {
         self.warnings.push(format!("{name}: {problem}"));
     }
 
+    /// All that is given under these names, the strongest first.
+    fn given(&self, names: &[&'static str]) -> impl Iterator<Item = Given<OsString>> {
+        let variable = |source: &'static str| {
+            let means = !self.declared || !source.starts_with("OTEL_") || source == "OTEL_CONFIG_FILE";
+            let value = means.then(|| (self.read)(source)).flatten()?;
+            Some(Given { value, source })
+        };
+        let in_file = |name: &&'static str| {
+            let setting = settings::of_variable(name)?;
+            let entry = self.file.get(setting.key)?;
+            Some(Given {
+                value: OsString::from(&entry.text),
+                source: setting.in_file,
+            })
+        };
+        let variables = names.iter().copied().filter_map(variable);
+        let all: Vec<_> = variables.chain(names.iter().filter_map(in_file).take(1)).collect();
+        all.into_iter().filter(|given| !given.value.is_empty())
+    }
+
     /// The first of `names` that is set and not empty.
     ///
     /// # Errors
     /// If it is not UTF-8.
     pub fn text(&self, names: &[&'static str]) -> Result<Option<Given<String>>, Error> {
-        for &source in names {
-            match (self.read)(source) {
-                Some(raw) if !raw.is_empty() => {
-                    let value = raw.into_string().map_err(|_| Error::new(source, "is not UTF-8"))?;
-                    return Ok(Some(Given { value, source }));
-                }
-                _ => {}
-            }
-        }
-        Ok(None)
+        let Some(Given { value, source }) = self.given(names).next() else {
+            return Ok(None);
+        };
+        let value = value.into_string().map_err(|_| Error::new(source, "is not UTF-8"))?;
+        Ok(Some(Given { value, source }))
+    }
+
+    /// The texts of the first of `names` that is set, apart at the separator that the setting has.
+    ///
+    /// # Errors
+    /// If it is not UTF-8.
+    pub fn list(&self, names: &[&'static str]) -> Result<Option<Given<Vec<String>>>, Error> {
+        let separator = names.iter().find_map(|name| match settings::of_variable(name)?.kind {
+            Kind::List(separator) => Some(separator),
+            _ => None,
+        });
+        Ok(self.text(names)?.map(|Given { value, source }| Given {
+            value: value
+                .split(separator.unwrap_or(','))
+                .map(|item| item.trim().to_owned())
+                .filter(|item| !item.is_empty())
+                .collect(),
+            source,
+        }))
     }
 
     /// The first of `names` whose word `parse` knows; the others are warned about.
     pub fn word<T>(&mut self, names: &[&'static str], parse: impl Fn(&str) -> Option<T>) -> Option<Given<T>> {
-        for &source in names {
-            let text = match (self.read)(source) {
-                Some(raw) if !raw.is_empty() => raw,
-                _ => continue,
-            };
+        let all: Vec<_> = self.given(names).collect();
+        for Given { value: text, source } in all {
             match text.to_str().and_then(|t| parse(t.trim())) {
                 Some(value) => return Some(Given { value, source }),
                 None => self.warn(
@@ -71,21 +148,15 @@ impl<'a> Environment<'a> {
 
     /// A Boolean: `true` in any case is true, all else is false.
     pub fn boolean(&mut self, names: &[&'static str]) -> Option<Given<bool>> {
-        for &source in names {
-            let text = match (self.read)(source) {
-                Some(raw) if !raw.is_empty() => raw,
-                _ => continue,
-            };
-            let value = text.eq_ignore_ascii_case("true");
-            if !value && !text.eq_ignore_ascii_case("false") {
-                self.warn(
-                    source,
-                    format_args!("`{}` is neither true nor false; false is used", text.to_string_lossy()),
-                );
-            }
-            return Some(Given { value, source });
+        let Given { value: text, source } = self.given(names).next()?;
+        let value = text.eq_ignore_ascii_case("true");
+        if !value && !text.eq_ignore_ascii_case("false") {
+            self.warn(
+                source,
+                format_args!("`{}` is neither true nor false; false is used", text.to_string_lossy()),
+            );
         }
-        None
+        Some(Given { value, source })
     }
 
     /// A count, at least 1.

@@ -17,6 +17,17 @@ pub enum Output {
     None,
 }
 
+impl Output {
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        match word.to_ascii_lowercase().as_str() {
+            "tree" => Some(Output::Tree),
+            "json" => Some(Output::Json),
+            "none" => Some(Output::None),
+            _ => None,
+        }
+    }
+}
+
 /// Where spans go.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Export")]
@@ -46,4 +57,7 @@ pub struct LogFlags {
     /// Least severe message shown on standard error; also OTEL_LOG_LEVEL
     #[arg(long, value_enum, value_name = "LEVEL", global = true)]
     pub log_level: Option<LogLevel>,
+    /// Read settings from this file (YAML), too; flags and variables win. See `tracewire config`
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
 }

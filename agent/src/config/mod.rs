@@ -1,5 +1,6 @@
-//! What the agent is told: flags first, then the environment, then defaults.
-//! The environment is read here and nowhere else. Refuses what it can't obey
+//! What the agent is told: flags first, then the environment, then the file, then
+//! defaults; all of it listed in [`settings`].
+//! Environment and file are read here and nowhere else. Refuses what it can't obey
 //! instead of guessing, and never shows a secret.
 //!
 //! Rules of the OpenTelemetry specification (`sdk-environment-variables.md`):
@@ -7,21 +8,25 @@
 //! ignored, durations are milliseconds. Stricter than it in one thing: a
 //! number that is none is an error, for a typing error should not silently
 //! become a default.
-//!
-//! `OTEL_SDK_DISABLED` is left to the observed processes: `tracewire run`
-//! shares its environment with them, and the agent is no SDK.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::time::Duration;
 
+mod declarative;
 mod environment;
+pub mod example;
+pub mod file;
 mod flags;
 mod limits;
 mod otlp;
+pub mod resource;
 pub mod sampling;
 pub mod sentry;
+pub mod settings;
+pub mod show;
 
+use crate::discover::resource as discovered;
 use crate::span::limits::Limits;
 
 pub use environment::Environment;
@@ -75,7 +80,7 @@ impl Error {
 }
 
 /// Everything that the exporters and the agent's own log are told.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// What standard output shows; `None` if nobody said, then the command decides.
     pub output: Option<Output>,
@@ -83,6 +88,10 @@ pub struct Config {
     pub otlp: Option<Otlp>,
     /// How spans are queued and batched for OTLP.
     pub batch: Batch,
+    /// Whether anything is observed at all: `TRACING_ENABLED`, `OTEL_SDK_DISABLED`.
+    pub enabled: Given<bool>,
+    /// What all resources say.
+    pub resource: discovered::Config,
     /// How much a span may hold, `OTEL_ATTRIBUTE_*` and `OTEL_SPAN_*`.
     pub limits: Limits,
     /// The least severe of the agent's own messages that is shown.
@@ -155,19 +164,22 @@ impl Config {
     /// # Errors
     /// The first setting that can't be obeyed.
     pub fn load(export: &ExportFlags, log: &LogFlags) -> Result<Self, Error> {
-        Self::of(export, log, std::env::var_os)
+        Self::of_environment(export, log, Environment::of_process(log)?)
     }
 
     /// Of `flags` and an environment that `read` answers for.
     ///
     /// # Errors
     /// The first setting that can't be obeyed.
-    pub fn of(
-        export: &ExportFlags,
-        log: &LogFlags,
-        read: impl Fn(&'static str) -> Option<OsString>,
-    ) -> Result<Self, Error> {
-        let mut env = Environment::new(read);
+    pub fn of(export: &ExportFlags, log: &LogFlags, read: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
+        Self::of_environment(export, log, Environment::new(read))
+    }
+
+    /// Of `flags`, an environment and the files below it.
+    ///
+    /// # Errors
+    /// The first setting that can't be obeyed.
+    pub fn of_environment(export: &ExportFlags, log: &LogFlags, mut env: Environment<'_>) -> Result<Self, Error> {
         let chosen = Chosen::read(&mut env);
         let batch = Batch::read(&mut env)?;
         let otlp = Otlp::read(export, &mut env)?;
@@ -187,7 +199,7 @@ impl Config {
                 .collect()
         });
 
-        let by_flag = otlp.endpoint.as_ref().is_some_and(|e| e.source.starts_with("--"));
+        let by_flag = otlp.endpoint.as_ref().is_some_and(|e| e.source == "--otlp-endpoint");
         let otlp_on = match &chosen {
             _ if by_flag => true,
             Some(chosen) => chosen.otlp,
@@ -195,17 +207,40 @@ impl Config {
         };
         let output = export
             .output
+            .or(env.word(&["TRACEWIRE_OUTPUT"], Output::of_word).map(|g| g.value))
             .or(chosen.map(|c| if c.console { Output::Tree } else { Output::None }));
         Ok(Config {
             output,
             otlp: otlp_on.then_some(otlp),
             batch,
+            enabled: enabled(&mut env)?,
+            resource: self::resource::read(&env)?,
             limits,
             log_level,
             http_known_methods,
             warnings: env.into_warnings(),
         })
     }
+}
+
+/// `TRACING_ENABLED` and, of less weight, `OTEL_SDK_DISABLED`.
+fn enabled(env: &mut Environment<'_>) -> Result<Given<bool>, Error> {
+    const NAME: &str = "TRACING_ENABLED";
+    if let Some(Given { value, source }) = env.text(&[NAME])? {
+        // Not `true if true`: who mistypes it must not lose all traces, or get them against their will.
+        return match value.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(Given { value: true, source }),
+            "false" | "0" | "no" | "off" => Ok(Given { value: false, source }),
+            _ => Err(Error::new(source, format_args!("`{value}` is not true or false"))),
+        };
+    }
+    Ok(match env.boolean(&["OTEL_SDK_DISABLED"]) {
+        Some(disabled) => Given {
+            value: !disabled.value,
+            source: disabled.source,
+        },
+        None => Given::by_default(true),
+    })
 }
 
 /// `OTEL_TRACES_EXPORTER`, a list as the specification allows.

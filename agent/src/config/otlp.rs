@@ -179,7 +179,7 @@ impl Otlp {
                 .map(|Given { value: url, source }| Given {
                     value: Endpoint {
                         url,
-                        is_base: source == "OTEL_EXPORTER_OTLP_ENDPOINT",
+                        is_base: source != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
                     },
                     source,
                 }),

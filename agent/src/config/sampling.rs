@@ -7,7 +7,7 @@ use std::time::Duration;
 use globset::{GlobBuilder, GlobMatcher};
 use tracewire_common::sampling::Threshold;
 
-use super::{Environment, Error, Given};
+use super::{Environment, Error, Given, LogFlags};
 use crate::propagation::head::{self, Rule};
 use crate::sampler::Config;
 
@@ -72,8 +72,8 @@ impl Standard {
 ///
 /// # Errors
 /// Names the flag or variable that can't be obeyed.
-pub fn load(flags: &SamplingFlags, default: f64) -> Result<(Config, Vec<String>), Error> {
-    let mut env = Environment::new(std::env::var_os);
+pub fn load(flags: &SamplingFlags, default: f64, common: &LogFlags) -> Result<(Config, Vec<String>), Error> {
+    let mut env = Environment::of_process(common)?;
     let config = read(flags, &mut env, default)?;
     Ok((config, env.into_warnings()))
 }
@@ -93,16 +93,31 @@ pub fn read(flags: &SamplingFlags, env: &mut Environment<'_>, default: f64) -> R
         }
         None => config.head.root = Threshold::of_ratio(default),
     }
+    if flags.sample_rule.is_empty()
+        && let Some(given) = env.list(&["TRACEWIRE_SAMPLE_RULES"])?
+    {
+        for text in &given.value {
+            let rule = rule(text).map_err(|e| Error::new(given.source, e.problem))?;
+            config.head.rules.push(rule);
+        }
+    }
     for text in &flags.sample_rule {
         config.head.rules.push(rule(text)?);
     }
-    if let Some(limit) = flags.sample_limit {
+    let limit = match flags.sample_limit {
+        Some(limit) => Some(limit),
+        None => real(env, "TRACEWIRE_SAMPLE_LIMIT")?,
+    };
+    if let Some(limit) = limit {
         if !limit.is_finite() || limit <= 0.0 {
             return Err(Error::new("--sample-limit", "must be more than 0"));
         }
         config.head.rate_limit = Some(limit);
     }
-    config.keep_slower_than = flags.keep_slower_than.map(Duration::from_millis);
+    config.keep_slower_than = match flags.keep_slower_than {
+        Some(ms) => Some(Duration::from_millis(ms)),
+        None => env.milliseconds(&["TRACEWIRE_KEEP_SLOWER_THAN"])?,
+    };
     Ok(config)
 }
 
@@ -157,6 +172,20 @@ pub(super) fn number(env: &Environment<'_>, name: &'static str) -> Result<Option
         .parse()
         .map_err(|_| Error::new(name, format_args!("`{}` is not a number", given.value)))?;
     share(ratio, name).map(Some)
+}
+
+/// A variable that holds a number.
+fn real(env: &Environment<'_>, name: &'static str) -> Result<Option<f64>, Error> {
+    let Some(given) = env.text(&[name])? else {
+        return Ok(None);
+    };
+    match given.value.trim().parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => Err(Error::new(
+            given.source,
+            format_args!("`{}` is not a number", given.value),
+        )),
+    }
 }
 
 /// A share as a threshold.

@@ -5,10 +5,11 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum as _;
 use globset::GlobBuilder;
 use tracewire_common::sampling::Threshold;
 
-use super::{Environment, Error, sampling};
+use super::{Environment, Error, LogFlags, sampling};
 use crate::export::sentry::Config;
 use crate::export::sentry::config::{Project, Secret};
 
@@ -59,8 +60,8 @@ pub struct Sentry {
 ///
 /// # Errors
 /// Names the flag or variable that can't be obeyed.
-pub fn load(flags: &SentryFlags) -> Result<(Option<Sentry>, Vec<String>), Error> {
-    let mut env = Environment::new(std::env::var_os);
+pub fn load(flags: &SentryFlags, common: &LogFlags) -> Result<(Option<Sentry>, Vec<String>), Error> {
+    let mut env = Environment::of_process(common)?;
     let mut sentry = read(flags, &mut env)?;
     if let Some(sentry) = &mut sentry {
         sentry.config.instance = Some(instance(Path::new("/etc/machine-id")));
@@ -99,7 +100,13 @@ pub fn read(flags: &SentryFlags, env: &mut Environment<'_>) -> Result<Option<Sen
         Some(rate) => sampling::share(rate, "--sentry-traces-sample-rate")?,
         None => sampling::number(env, "SENTRY_TRACES_SAMPLE_RATE")?.unwrap_or(Threshold::ALWAYS),
     };
-    let way = flags.sentry_traces.unwrap_or_default();
+    let way = match flags.sentry_traces {
+        Some(way) => way,
+        None => env
+            .word(&["TRACEWIRE_SENTRY_TRACES"], |word| Way::from_str(word, true).ok())
+            .map(|g| g.value)
+            .unwrap_or_default(),
+    };
     config.transactions = way == Way::Envelope;
     if way == Way::Otlp && !config.projects.is_empty() {
         return Err(Error::new(

@@ -33,6 +33,9 @@ const GONE_LIMIT: usize = 1024;
 /// Longest value taken from a process's environment, bytes.
 const VALUE_LENGTH: usize = 1024;
 
+/// Name of the deployment, on every resource.
+const ENVIRONMENT: &str = "deployment.environment.name";
+
 /// What the user chose.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -44,6 +47,8 @@ pub struct Config {
     pub service_name: Option<Arc<str>>,
     /// Attributes of every resource; they win over all that is found.
     pub attributes: Vec<(String, String)>,
+    /// `deployment.environment.name` of those of which nobody says it.
+    pub environment: Option<Arc<str>>,
 }
 
 impl Default for Config {
@@ -53,6 +58,7 @@ impl Default for Config {
             root: "/".into(),
             service_name: None,
             attributes: Vec::new(),
+            environment: None,
         }
     }
 }
@@ -221,6 +227,12 @@ impl Resources {
         }
         for (key, value) in &self.config.attributes {
             attributes.own(key, value);
+        }
+
+        if let Some(name) = &self.config.environment
+            && !attributes.0.iter().any(|(key, _)| key == ENVIRONMENT)
+        {
+            attributes.set(ENVIRONMENT, Value::Shared(Arc::clone(name)));
         }
 
         let configured = self

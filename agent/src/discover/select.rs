@@ -62,6 +62,11 @@ impl Selector {
         self.executables.is_empty() && self.ports.is_empty() && self.services.is_empty()
     }
 
+    /// Whether programs matter.
+    pub fn wants_executables(&self) -> bool {
+        !self.executables.is_empty()
+    }
+
     /// Whether listening ports matter, which cost most to find.
     pub fn wants_ports(&self) -> bool {
         !self.ports.is_empty()
