@@ -3,8 +3,13 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+use tracewire_common::event::Header;
+use tracewire_common::tls;
+
 use crate::attribute::Value;
 use crate::connection::record::Event;
+use crate::connection::waiting::{Waiting, after_a_gap};
 use crate::discover::Resource;
 use crate::propagation::head::{Head, Services};
 use crate::propagation::identity::{self, Identified, Identities};
@@ -19,6 +24,9 @@ mod secrets;
 
 /// The rooms from connection to span, in a row.
 pub struct Core {
+    waiting: Waiting,
+    /// TLS connections that lost pieces while they waited: by direction, the next piece begins with a gap.
+    lost: FxHashMap<u64, [bool; 2]>,
     assembler: Assembler,
     identities: Identities,
     builder: Builder,
@@ -47,6 +55,8 @@ impl Core {
     /// `key` decides all ids.
     pub fn new(allow: Allow, builder: Builder, key: [u64; 2], boot_to_unix_ns: i64) -> Self {
         Core {
+            waiting: Waiting::default(),
+            lost: FxHashMap::default(),
             assembler: Assembler::new(allow),
             identities: Identities::new(key),
             builder,
@@ -67,8 +77,51 @@ impl Core {
             self.identities.link(link);
             return;
         }
-        self.assembler.event(event, &mut self.outputs);
+        match event {
+            Event::Open { header, .. } if tls::named(header.connection) => self.known(header.connection, event),
+            Event::Frames { header, bytes } if tls::named(header.connection) => self.plaintext(header, bytes),
+            Event::Close { header, .. } if tls::named(header.connection) => {
+                self.waiting.closed(header.connection);
+                self.lost.remove(&header.connection);
+                self.assembler.event(event, &mut self.outputs);
+            }
+            _ => self.assembler.event(event, &mut self.outputs),
+        }
         self.flow(processes, spans);
+    }
+
+    /// The socket of a TLS connection is known: what waited for it comes first.
+    fn known(&mut self, connection: u64, event: Event<'_>) {
+        let Core {
+            waiting,
+            assembler,
+            outputs,
+            ..
+        } = self;
+        assembler.event(event, outputs);
+        let lost = waiting.release(connection, |header, bytes| {
+            assembler.event(Event::Frames { header, bytes }, outputs);
+        });
+        if lost {
+            self.lost.insert(connection, [true; 2]);
+        }
+    }
+
+    /// A piece of plaintext.
+    fn plaintext(&mut self, header: Header, bytes: &[u8]) {
+        if !self.assembler.knows(header.connection) {
+            self.waiting.hold(header, bytes);
+            return;
+        }
+        let mut header = header;
+        if !self.lost.is_empty()
+            && let Some(lost) = self.lost.get_mut(&header.connection)
+            && let Some(lost) = lost.get_mut(usize::from(header.direction & 1))
+            && std::mem::take(lost)
+        {
+            header = after_a_gap(header);
+        }
+        self.assembler.event(Event::Frames { header, bytes }, &mut self.outputs);
     }
 
     /// A record that is no event.
@@ -78,12 +131,14 @@ impl Core {
 
     /// A process ended some time ago.
     pub fn exited(&mut self, pid: u32, time_ns: u64, processes: &mut impl Processes, spans: &mut Vec<Span>) {
+        self.waiting.exited(pid);
         self.assembler.exited(pid, time_ns, &mut self.outputs);
         self.flow(processes, spans);
     }
 
     /// Time passed: CLOCK_BOOTTIME, ns.
     pub fn tick(&mut self, now_ns: u64, processes: &mut impl Processes, spans: &mut Vec<Span>) {
+        self.waiting.tick(now_ns);
         self.identities
             .tick(now_ns, &mut Named(processes), &mut self.identified);
         self.build(processes, spans);
@@ -104,6 +159,11 @@ impl Core {
     /// What was made of links and edges.
     pub fn propagation(&self) -> identity::Counts {
         self.identities.counts()
+    }
+
+    /// Pieces of TLS connections whose socket was not found in time.
+    pub fn unjoined(&self) -> u64 {
+        self.waiting.dropped()
     }
 
     fn flow(&mut self, processes: &mut impl Processes, spans: &mut Vec<Span>) {

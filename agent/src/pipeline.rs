@@ -235,6 +235,7 @@ impl Pipeline {
                     let _ = named.resource(pid);
                     kernel.probe(pid);
                 }
+                Event::Tls { pid } => kernel.encrypted(pid),
                 Event::Exit { pid, time_ns } => {
                     kernel.unprobe(pid);
                     if named.watched.remove(&pid) {
@@ -328,6 +329,7 @@ impl Pipeline {
         self.counters.unsampled.set(counts.unsampled);
         self.counters.released.set(counts.released);
         self.counters.evicted.set(counts.evicted);
+        self.counters.tls_unjoined.set(self.core.unjoined());
     }
 
     fn hand_over(&mut self, send: &SyncSender<Vec<Span>>) {

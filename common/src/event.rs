@@ -51,6 +51,8 @@ pub mod kind {
     pub const NAME: u8 = 9;
     /// A request was given its context on the wire; payload: the injector's.
     pub const INJECTED: u8 = 10;
+    /// A socket whose bytes are TLS was met, `pid` its process; no payload.
+    pub const TLS: u8 = 11;
 }
 
 /// Values of [`Header::direction`].
@@ -91,8 +93,8 @@ pub struct Open {
     pub peer_address: [u8; 16],
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// Reserved, 0.
-    pub reserved: u32,
+    /// One of [`layer`].
+    pub layer: u32,
     /// Kernel address of the socket, an opaque name that is never shown:
     /// the two ends of a Unix connection name each other by it.
     pub socket: u64,
@@ -106,6 +108,14 @@ pub mod role {
     pub const CLIENT: u16 = 1;
     /// The process accepted.
     pub const SERVER: u16 = 2;
+}
+
+/// Values of [`Open::layer`].
+pub mod layer {
+    /// What the socket itself moves.
+    pub const SOCKET: u32 = 0;
+    /// Plaintext of the TLS on it ([`crate::tls`]): it takes the socket's place.
+    pub const TLS: u32 = 1;
 }
 
 /// Payload of [`kind::CLOSE`].
@@ -148,7 +158,7 @@ impl Open {
         local_address: [0; 16],
         peer_address: [0; 16],
         netns: 0,
-        reserved: 0,
+        layer: 0,
         socket: 0,
         peer_socket: 0,
     };

@@ -23,10 +23,13 @@ pub enum Fault {
     ConnectionsFull = 6,
     /// A header block longer than the limit.
     BlockTooLong = 7,
+    /// More probes of user space were interrupted on one processor than there
+    /// are places to work in: that TLS connection has a gap.
+    Nested = 8,
 }
 
 /// Number of faults.
-pub const COUNT: u32 = 8;
+pub const COUNT: u32 = 9;
 
 /// Names for metrics and messages, by index.
 pub const NAMES: [&str; COUNT as usize] = [
@@ -38,4 +41,5 @@ pub const NAMES: [&str; COUNT as usize] = [
     "opaque_call",
     "connections_full",
     "block_too_long",
+    "nested",
 ];

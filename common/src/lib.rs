@@ -11,4 +11,5 @@ pub mod link;
 pub mod plain;
 pub mod sampling;
 pub mod settings;
+pub mod tls;
 pub mod trace;

@@ -114,6 +114,8 @@ pub mod runtime {
     pub const THREAD: u32 = 5;
     /// CPython.
     pub const CPYTHON: u32 = 6;
+    /// A TLS library.
+    pub const TLS: u32 = 7;
     /// Numbers that a runtime's module of the agent may give its probes for each process.
     pub const LAYOUT: usize = 16;
 

@@ -11,6 +11,8 @@ pub mod protocol {
     pub const HTTP1: u8 = 2;
     /// Something else: its bytes are not looked at any more.
     pub const OTHER: u8 = 3;
+    /// TLS records: ciphertext, not looked at any more either.
+    pub const TLS: u8 = 4;
 }
 
 /// Values of [`Flow::phase`]: what the next byte of a direction is.

@@ -12,11 +12,12 @@ mod kernel;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
-    use aya_ebpf::macros::{btf_tracepoint, fexit, raw_tracepoint};
-    use aya_ebpf::programs::{BtfTracePointContext, FExitContext, RawTracePointContext};
+    use aya_ebpf::macros::{btf_tracepoint, fexit, raw_tracepoint, uprobe, uretprobe};
+    use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext};
     use tracewire_common::event::direction;
 
     use crate::kernel::maps::slot;
+    use crate::kernel::tls::{self, state::call};
     use crate::kernel::{process, socket, syscall};
 
     /// Rung 1 (6.3 and up): the end of every socket send.
@@ -100,6 +101,104 @@ mod programs {
     #[btf_tracepoint(function = "sched_process_exit")]
     pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         process::ended(ctx.arg(0));
+        0
+    }
+
+    /// A C function `(connection, buffer, length)` that returns how much came out.
+    #[uprobe]
+    pub fn tls_read(ctx: ProbeContext) -> u32 {
+        tls::call::entered(ctx.regs, call::READ, false);
+        0
+    }
+
+    /// The same where the fourth argument is the address of how much it was.
+    #[uprobe]
+    pub fn tls_read_counted(ctx: ProbeContext) -> u32 {
+        tls::call::entered(ctx.regs, call::READ, true);
+        0
+    }
+
+    /// A C function `(connection, buffer, length)` that returns how much went in.
+    #[uprobe]
+    pub fn tls_write(ctx: ProbeContext) -> u32 {
+        tls::call::entered(ctx.regs, call::WRITE, false);
+        0
+    }
+
+    /// The same where the fourth argument is the address of how much it was.
+    #[uprobe]
+    pub fn tls_write_counted(ctx: ProbeContext) -> u32 {
+        tls::call::entered(ctx.regs, call::WRITE, true);
+        0
+    }
+
+    /// A C function `(connection)` that makes the handshake.
+    #[uprobe]
+    pub fn tls_handshake(ctx: ProbeContext) -> u32 {
+        tls::call::entered(ctx.regs, call::HANDSHAKE, false);
+        0
+    }
+
+    /// The return of any of these.
+    #[uretprobe]
+    pub fn tls_returned(ctx: RetProbeContext) -> u32 {
+        tls::call::returned(&ctx, ctx.regs);
+        0
+    }
+
+    /// A C function `(connection)` that frees it.
+    #[uprobe]
+    pub fn tls_free(ctx: ProbeContext) -> u32 {
+        tls::call::freed(ctx.regs);
+        0
+    }
+
+    /// Go: `crypto/tls.(*Conn).Read`.
+    #[uprobe]
+    pub fn tls_go_read(ctx: ProbeContext) -> u32 {
+        tls::go::read(ctx.regs);
+        0
+    }
+
+    /// Go: the same, where it copies by `runtime.memmove`.
+    #[uprobe]
+    pub fn tls_go_copying(ctx: ProbeContext) -> u32 {
+        tls::go::copying(&ctx, ctx.regs);
+        0
+    }
+
+    /// Go: the same, behind its copying.
+    #[uprobe]
+    pub fn tls_go_copied(ctx: ProbeContext) -> u32 {
+        tls::go::taken(&ctx, ctx.regs);
+        0
+    }
+
+    /// Go: the same, where it returns.
+    #[uprobe]
+    pub fn tls_go_returns(ctx: ProbeContext) -> u32 {
+        tls::go::returns(&ctx, ctx.regs);
+        0
+    }
+
+    /// Go: `crypto/tls.(*Conn).Write`.
+    #[uprobe]
+    pub fn tls_go_write(ctx: ProbeContext) -> u32 {
+        tls::go::write(&ctx, ctx.regs);
+        0
+    }
+
+    /// Go: `crypto/tls.(*Conn).clientHandshake` and `serverHandshake`.
+    #[uprobe]
+    pub fn tls_go_handshake(ctx: ProbeContext) -> u32 {
+        tls::go::handshake(ctx.regs);
+        0
+    }
+
+    /// What the probes hand over to: frames the plaintext.
+    #[uprobe]
+    pub fn tls_plaintext(_ctx: ProbeContext) -> u32 {
+        tls::feed::plaintext();
         0
     }
 }

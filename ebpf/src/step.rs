@@ -86,7 +86,7 @@ fn start<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
             http1::enter(flow);
             return Step::More;
         }
-        protocol::OTHER => {
+        protocol::OTHER | protocol::TLS => {
             flow.phase = phase::DEAD;
             return Step::More;
         }
@@ -108,6 +108,9 @@ fn start<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
         }
         shared.protocol = protocol::HTTP1;
         http1::enter(flow);
+    } else if n >= 5 && tls(word) {
+        shared.protocol = protocol::TLS;
+        flow.phase = phase::DEAD;
     } else if n >= 9 {
         let head = Head::of(word, io.byte(8));
         // The server's preface: SETTINGS without ACK (RFC 9113 §3.4).
@@ -122,6 +125,14 @@ fn start<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
         return other(shared, flow);
     }
     Step::More
+}
+
+/// Whether a TLS record begins with the first five of these bytes, big-endian (RFC 8446 §5.1):
+/// type, legacy version, length.
+#[inline(always)]
+pub fn tls(word: u64) -> bool {
+    let (kind, version, length) = (word >> 56, (word >> 40) as u16, (word >> 24) as u16);
+    matches!(kind, 0x14..=0x17) && version & 0xfff8 == 0x0300 && length != 0 && length <= 16384 + 2048
 }
 
 #[inline(always)]

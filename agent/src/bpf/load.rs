@@ -207,6 +207,11 @@ impl Kernel {
         self.probes.connected(&mut self.ebpf, pid);
     }
 
+    /// An observed process has a connection whose bytes are TLS.
+    pub fn encrypted(&mut self, pid: u32) {
+        self.probes.encrypted(&mut self.ebpf, pid);
+    }
+
     /// A process is gone, or runs another program.
     pub fn unprobe(&mut self, pid: u32) {
         self.probes.gone(&mut self.ebpf, pid);

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 pub mod record;
+pub mod waiting;
 
 /// The ends of one connection as the observed process sees them.
 #[derive(Clone, Debug, PartialEq, Eq)]

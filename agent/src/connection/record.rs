@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use tracewire_common::event::{Close, Fork, Header, Open, kind};
 use tracewire_common::link::{Link, NAME_LIMIT, Name};
+use tracewire_common::event::{Close, Fork, Header, Open, kind, layer};
 use tracewire_common::plain::Plain;
 
 use super::{Peer, Transport};
@@ -70,6 +70,11 @@ pub enum Event<'a> {
         /// CLOCK_BOOTTIME, ns.
         time_ns: u64,
     },
+    /// A process has a socket whose bytes are TLS.
+    Tls {
+        /// The process.
+        pid: u32,
+    },
     /// A process listens on a chosen port.
     Listen {
         /// The process.
@@ -90,6 +95,8 @@ pub struct Opened {
     pub socket: u64,
     /// Opaque name of the other end of a Unix connection.
     pub peer_socket: u64,
+    /// It is the plaintext of the TLS on a socket that was told before, and takes its place.
+    pub tls: bool,
 }
 
 impl<'a> Event<'a> {
@@ -127,6 +134,7 @@ impl<'a> Event<'a> {
                 pid: header.pid,
                 time_ns: header.time_ns,
             },
+            kind::TLS => Event::Tls { pid: header.pid },
             kind::LISTEN => Event::Listen {
                 pid: header.pid,
                 port: u16::try_from(word()?).ok()?,
@@ -164,5 +172,6 @@ fn opened(connection: u64, open: &Open) -> Opened {
         netns: open.netns,
         socket: open.socket,
         peer_socket: open.peer_socket,
+        tls: open.layer == layer::TLS,
     }
 }

@@ -88,6 +88,9 @@ impl Edges {
             _ => return,
         };
         let key = opened.peer.connection;
+        if opened.tls {
+            self.displace(name, key);
+        }
         if let Some(old) = self.by_name.insert(name, key)
             && old != key
         {
@@ -115,6 +118,18 @@ impl Edges {
                 partner,
             },
         );
+    }
+
+    /// What a socket moves turned out to be TLS: the plaintext's end takes the place of the socket's.
+    fn displace(&mut self, name: Name, key: u64) {
+        if let Some(socket) = self.by_name.get(&name).copied().filter(|socket| *socket != key)
+            && let Some(end) = self.ends.remove(&socket)
+        {
+            self.by_name.remove(&name);
+            if let Some(partner) = end.partner.and_then(|p| self.ends.get_mut(&p)) {
+                partner.partner = None;
+            }
+        }
     }
 
     /// A connection is gone; its end is remembered for a while, since the other end may report later.
@@ -197,6 +212,7 @@ mod tests {
             netns: 1,
             socket,
             peer_socket,
+            tls: false,
         }
     }
 
@@ -243,5 +259,22 @@ mod tests {
         let over = Some(over_ns(500, true));
         assert!(fits(over, 400) && !fits(over, 1000));
         assert!(fits(Some(over_ns(500, false)), 1000));
+    }
+
+    #[test]
+    fn plaintext_takes_the_place_of_its_socket() {
+        let tls = |connection, socket, peer_socket| Opened {
+            tls: true,
+            ..unix(connection, socket, peer_socket)
+        };
+        let mut edges = Edges::default();
+        edges.opened(&unix(1, 0xa, 0xb), true, 0);
+        edges.opened(&unix(2, 0xb, 0xa), true, 0);
+        edges.opened(&tls(11, 0xa, 0xb), true, 0);
+        edges.opened(&tls(12, 0xb, 0xa), true, 0);
+        assert_eq!((edges.other_end(11), edges.other_end(12)), (Some(12), Some(11)));
+        // The socket's own end is closed later, under its own name.
+        edges.closed(1);
+        assert_eq!(edges.other_end(12), Some(11));
     }
 }

@@ -178,6 +178,11 @@ impl Assembler {
         self.connections.len()
     }
 
+    /// Whether a connection was announced and is not closed.
+    pub fn knows(&self, connection: u64) -> bool {
+        self.connections.contains_key(&connection)
+    }
+
     /// Takes an event about a connection; others change nothing here.
     pub fn event(&mut self, event: Event<'_>, out: &mut Vec<Output>) {
         match event {

@@ -264,7 +264,7 @@ fn itoa(mut port: u16, buffer: &mut [u8; 5]) -> &str {
         .unwrap_or("")
 }
 
-/// The scheme: as sent, else `http` on HTTP/1, whose bytes were read in the clear.
+/// The scheme: as sent, else on HTTP/1 by what carries it.
 fn scheme(exchange: &Exchange, target: &Target) -> Option<Cow<'static, str>> {
     let known = |scheme: &str| match scheme {
         "http" => Cow::Borrowed("http"),
@@ -274,7 +274,10 @@ fn scheme(exchange: &Exchange, target: &Target) -> Option<Cow<'static, str>> {
     match (&exchange.request.scheme, target.scheme) {
         (Seen::Value(scheme), _) => Some(known(scheme)),
         (_, Some(scheme)) => Some(known(scheme)),
-        (Seen::Absent, None) if exchange.version != Version::Http2 => Some(Cow::Borrowed("http")),
+        (Seen::Absent, None) if exchange.version != Version::Http2 => {
+            let tls = tracewire_common::tls::named(exchange.peer.connection);
+            Some(Cow::Borrowed(if tls { "https" } else { "http" }))
+        }
         _ => None,
     }
 }

@@ -76,6 +76,8 @@ counters! {
     probes: "probes",
     /// What runtimes' modules can't do in observed programs; the log says why.
     probes_lacking: "probes_lacking",
+    /// Pieces of TLS connections whose socket was not found in time.
+    tls_unjoined: "tls_unjoined",
     /// Spans made of exchanges, less those that sampling left out.
     spans: "spans",
     /// Spans that sampling left out.

@@ -12,6 +12,7 @@ use crate::kernel::maps::{self, Cursor, Scratch, offset};
 use crate::kernel::memory::{kernel, user};
 use crate::kernel::open::first_sight;
 use crate::kernel::proof::prove;
+use crate::kernel::tls::join;
 use crate::kernel::walk::{Walk, flush, stop, walk};
 
 const RCV_SHUTDOWN: u8 = 1;
@@ -149,6 +150,9 @@ pub extern "C" fn call_ended(slot: u32) -> u32 {
     if shared.protocol == protocol::OTHER {
         return 0;
     }
+    if shared.protocol == protocol::TLS {
+        return ciphertext(slot, found, parts.cursor.sk);
+    }
     // SAFETY: a live element of a map.
     let flows: *mut Flow = unsafe { &raw mut (*connection).flows }.cast();
     let flow = flows.wrapping_add(usize::from(send));
@@ -159,6 +163,50 @@ pub extern "C" fn call_ended(slot: u32) -> u32 {
     }
     parts.header.time_ns = emit::now();
     piece(slot, shared, parts, found, send);
+    // SAFETY: as above.
+    unsafe { *flow = parts.flow };
+    if shared.protocol == protocol::TLS {
+        join::met(slot);
+        return ciphertext(slot, found, parts.cursor.sk);
+    }
+    0
+}
+
+/// A call on a socket whose bytes are TLS.
+#[inline(always)]
+fn ciphertext(slot: u32, found: u32, sk: u64) -> u32 {
+    if found == found::BYTES {
+        join::moved(slot)
+    } else if found == found::EOF && receive_ended(sk) {
+        join::ended(slot)
+    } else {
+        0
+    }
+}
+
+/// Plaintext of TLS: the scratch says where it is and how much, and its connection is in the map.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn plaintext_moved(slot: u32) -> u32 {
+    let Some(scratch) = maps::scratch(slot) else { return 0 };
+    // SAFETY: a live element of a per-CPU map that this thread took.
+    let parts = unsafe { &mut *scratch };
+    let Some(connection) = maps::connection(parts.header.connection) else {
+        return 0;
+    };
+    let send = parts.header.direction == direction::SEND;
+    // SAFETY: a live element of a map; a race on what both directions share costs at most one direction's framing.
+    let shared: &mut Shared = unsafe { &mut (*connection).shared };
+    // SAFETY: a live element of a map.
+    let flows: *mut Flow = unsafe { &raw mut (*connection).flows }.cast();
+    let flow = flows.wrapping_add(usize::from(send));
+    // SAFETY: as above; there are two flows. A TLS connection's direction is not used by two threads at once.
+    parts.flow = unsafe { *flow };
+    if shared.protocol >= protocol::OTHER || parts.flow.phase == phase::DEAD {
+        return 0;
+    }
+    parts.header.time_ns = emit::now();
+    piece(slot, shared, parts, found::BYTES, send);
     // SAFETY: as above.
     unsafe { *flow = parts.flow };
     0

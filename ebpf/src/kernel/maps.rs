@@ -33,8 +33,12 @@ pub mod slot {
     pub const UNIX_SEND: u32 = 3;
     /// `sys_exit`
     pub const SYSTEM_CALL: u32 = 4;
+    /// Plaintext of TLS, where probes of user space can interrupt each other: the first of [`TLS_COUNT`].
+    pub const TLS: u32 = 5;
+    /// How many of those there are.
+    pub const TLS_COUNT: u32 = 3;
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 8;
 }
 
 /// `struct iovec`.
@@ -251,6 +255,22 @@ pub fn runs(pid: u32, runtime: u32) -> bool {
 #[inline(always)]
 pub fn watch(pid: u32, how: u32) {
     let _ = PROCESSES.insert(pid, how, 0);
+}
+
+/// Whether a bit of how a process is treated is set.
+#[inline(always)]
+pub fn marked(pid: u32, bit: u32) -> bool {
+    // SAFETY: as above.
+    unsafe { PROCESSES.get(pid) }.is_some_and(|how| how & bit != 0)
+}
+
+/// Sets it, if the process is known.
+#[inline(always)]
+pub fn mark(pid: u32, bit: u32) {
+    if let Some(how) = PROCESSES.get_ptr_mut(pid) {
+        // SAFETY: a live element of a map; a race with the agent's write costs one more turn.
+        unsafe { *how |= bit };
+    }
 }
 
 #[inline(always)]

@@ -12,4 +12,5 @@ pub mod process;
 pub mod proof;
 pub mod socket;
 pub mod syscall;
+pub mod tls;
 pub mod walk;

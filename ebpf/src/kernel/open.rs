@@ -2,7 +2,7 @@
 //! moved before.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tracewire_common::event::{Header, Open, direction, flags, kind};
+use tracewire_common::event::{Header, Open, direction, flags, kind, layer};
 use tracewire_ebpf::order::{self, Birth};
 
 use crate::kernel::emit;
@@ -35,9 +35,11 @@ pub extern "C" fn first_sight(slot: u32) -> u32 {
     u32::from(open(parts).is_some())
 }
 
+/// Writes who the ends of the scratch's socket are to where a record's payload goes; whether it is TCP.
+/// None: not a stream socket of a known family.
 #[inline(always)]
-fn open(parts: &mut Scratch) -> Option<()> {
-    let (sk, cookie) = (parts.cursor.sk, parts.header.connection);
+pub fn describe(parts: &mut Scratch, layer: u32) -> Option<bool> {
+    let sk = parts.cursor.sk;
     let at = |offset: usize| sk.wrapping_add(offset as u64);
     let family = kernel::<u16>(at(offset!(sk_family)))?;
     if family != AF_INET && family != AF_INET6 && family != AF_UNIX
@@ -55,7 +57,7 @@ fn open(parts: &mut Scratch) -> Option<()> {
     open.family = family;
     open.role = 0;
     open.netns = 0;
-    open.reserved = 0;
+    open.layer = layer;
     open.socket = sk;
     open.peer_socket = 0;
     open.local_port = 0;
@@ -78,6 +80,13 @@ fn open(parts: &mut Scratch) -> Option<()> {
             read_into(&raw mut open.peer_address, at(offset!(sk_v6_daddr)), 16);
         }
     }
+    Some(tcp)
+}
+
+#[inline(always)]
+fn open(parts: &mut Scratch) -> Option<()> {
+    let tcp = describe(parts, layer::SOCKET)?;
+    let (sk, cookie) = (parts.cursor.sk, parts.header.connection);
     let birth = if tcp { maps::birth(cookie) } else { None };
     let mut began = if tcp { positions(sk)? } else { Birth::default() };
     if parts.header.direction == direction::SEND {
@@ -94,21 +103,27 @@ fn open(parts: &mut Scratch) -> Option<()> {
     let header = &mut parts.header;
     header.kind = kind::OPEN;
     header.flags = if origin { flags::ORIGIN } else { 0 };
-    header.length = size_of::<Open>() as u32;
-    header.time_ns = emit::now();
-    // SAFETY: the scratch begins with the header and the `Open`, filled above.
-    let sent = unsafe {
-        maps::output(
-            (&raw const *header).cast(),
-            (size_of::<Header>() + size_of::<Open>()) as u64,
-        )
-    };
+    let sent = announce(parts);
     parts.header.kind = kind::FRAMES;
     if !sent {
         maps::forget_connection(cookie);
         return None;
     }
     Some(())
+}
+
+/// Sends what [`describe`] wrote, now; the header's other members are filled in.
+#[inline(always)]
+pub fn announce(parts: &mut Scratch) -> bool {
+    parts.header.length = size_of::<Open>() as u32;
+    parts.header.time_ns = emit::now();
+    // SAFETY: the scratch begins with the header and the `Open`, filled in before.
+    unsafe {
+        maps::output(
+            (&raw const *parts).cast(),
+            (size_of::<Header>() + size_of::<Open>()) as u64,
+        )
+    }
 }
 
 /// Reads `n` ≤ 16 bytes of kernel memory.

@@ -7,6 +7,7 @@ use tracewire_common::settings::watch;
 use crate::kernel::emit;
 use crate::kernel::maps::{self, offset, setting};
 use crate::kernel::memory::kernel;
+use crate::kernel::tls;
 
 #[inline(always)]
 fn header(kind: u8, pid: u32) -> Header {
@@ -57,10 +58,12 @@ pub fn executed() {
 #[inline(always)]
 pub fn ended(task: u64) {
     // SAFETY: a helper without arguments.
-    let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    let id = unsafe { bpf_get_current_pid_tgid() };
+    let pid = (id >> 32) as u32;
     if maps::watched(pid).is_none() {
         return;
     }
+    tls::state::forget_thread(&tls::state::thread_unit(id));
     let signal = kernel::<u64>(task.wrapping_add(offset!(task_signal) as u64)).unwrap_or(0);
     // `do_exit` has already taken this thread off `signal->live`.
     if kernel::<u32>(signal.wrapping_add(offset!(signal_live) as u64)) != Some(0) {

@@ -3,7 +3,7 @@
 use tracewire_common::elided::Head;
 use tracewire_ebpf::connection::{Flow, flow_flag, phase, protocol};
 use tracewire_ebpf::io::Io;
-use tracewire_ebpf::{http1, http2};
+use tracewire_ebpf::{http1, http2, step};
 
 use crate::kernel::maps;
 use crate::kernel::walk::{Walk, stop, walk};
@@ -73,6 +73,12 @@ pub extern "C" fn prove(slot: u32) -> u32 {
         }
     }
     if shared.protocol == protocol::UNKNOWN {
+        at.begin();
+        if (at.at().segment != 0 || at.next_vector()) && at.look(5) >= 5 && step::tls(at.word(0)) {
+            shared.protocol = protocol::TLS;
+            parts.flow.phase = phase::DEAD;
+            return 0;
+        }
         shared.attempts += 1;
         if shared.attempts > ATTEMPTS {
             shared.protocol = protocol::OTHER;

@@ -7,11 +7,13 @@ use aya_ebpf::helpers::generated::{
 use tracewire_common::event::{Close, Header, kind};
 use tracewire_common::link::runtime;
 use tracewire_common::settings::watch;
+use tracewire_ebpf::connection::protocol;
 
 use crate::kernel::call::call_ended;
 use crate::kernel::maps::{self, offset, setting};
 use crate::kernel::memory::kernel;
 use crate::kernel::probe::go;
+use crate::kernel::tls::join;
 use crate::kernel::{emit, open};
 
 const TCP_ESTABLISHED: i32 = 1;
@@ -153,11 +155,16 @@ fn closed(sk: u64) {
     } else {
         sk
     };
-    if maps::connection(name).is_none() {
+    let Some(connection) = maps::connection(name) else {
         return;
-    }
+    };
+    // SAFETY: a live element of a map.
+    let ciphertext = unsafe { (*connection).shared.protocol } == protocol::TLS;
     maps::forget_connection(name);
     let error = kernel::<u32>(sk.wrapping_add(offset!(sk_err) as u64)).unwrap_or(0);
+    if ciphertext {
+        join::closed(name, error);
+    }
     let header = Header {
         kind: kind::CLOSE,
         time_ns: emit::now(),

@@ -13,6 +13,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <random>
@@ -235,6 +237,38 @@ class Service final : public Exercise::Service {
   Log& log_;
 };
 
+// TLS, if EXERCISE_TLS names a folder with ca.pem, cert.pem and key.pem;
+// EXERCISE_MUTUAL_TLS has the client show its certificate too.
+bool Mutual() { return std::getenv("EXERCISE_MUTUAL_TLS") != nullptr; }
+
+std::string Pem(const char* folder, const char* name) {
+  std::ifstream file(std::string(folder) + "/" + name);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::shared_ptr<grpc::ServerCredentials> ServerCredentials() {
+  const char* folder = std::getenv("EXERCISE_TLS");
+  if (folder == nullptr) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions options(
+      Mutual() ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+               : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
+  options.pem_root_certs = Pem(folder, "ca.pem");
+  options.pem_key_cert_pairs.push_back({Pem(folder, "key.pem"), Pem(folder, "cert.pem")});
+  return grpc::SslServerCredentials(options);
+}
+
+std::shared_ptr<grpc::ChannelCredentials> ChannelCredentials() {
+  const char* folder = std::getenv("EXERCISE_TLS");
+  if (folder == nullptr) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions options;
+  options.pem_root_certs = Pem(folder, "ca.pem");
+  if (Mutual()) {
+    options.pem_private_key = Pem(folder, "key.pem");
+    options.pem_cert_chain = Pem(folder, "cert.pem");
+  }
+  return grpc::SslCredentials(options);
+}
+
 void Serve(const std::string& listen, Log& log) {
   // Blocked in all threads, so that it arrives in sigwait.
   sigset_t terminate;
@@ -245,7 +279,7 @@ void Serve(const std::string& listen, Log& log) {
   Service service(log);
   int port = 0;
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(listen, ServerCredentials(), &port);
   builder.RegisterService(&service);
   builder.SetMaxReceiveMessageSize(kMaxMessage);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadata);
@@ -389,7 +423,7 @@ std::unique_ptr<Exercise::Stub> Connect(const std::string& target) {
   options.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   options.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
   return Exercise::NewStub(
-      grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), options));
+      grpc::CreateCustomChannel(target, ChannelCredentials(), options));
 }
 
 void Drive(const std::string& target, const std::string& scenario, int calls,

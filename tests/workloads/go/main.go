@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/binary"
@@ -25,6 +27,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -259,6 +262,7 @@ func serve(listen string, calls *callLog) {
 		return err
 	}
 	server := grpc.NewServer(
+		grpc.Creds(transport(true)),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.UnaryInterceptor(unary),
@@ -432,9 +436,36 @@ func (p *plan) bidi(ctx context.Context, client pb.ExerciseClient, r *record) er
 	return drain(stream.Recv, r, func() {})
 }
 
+// TLS, if EXERCISE_TLS names a folder with ca.pem, cert.pem and key.pem;
+// EXERCISE_MUTUAL_TLS has the client show its certificate too.
+func transport(server bool) credentials.TransportCredentials {
+	folder, mutual := os.Getenv("EXERCISE_TLS"), os.Getenv("EXERCISE_MUTUAL_TLS") != ""
+	if folder == "" {
+		return insecure.NewCredentials()
+	}
+	ca, err := os.ReadFile(folder + "/ca.pem")
+	if err != nil {
+		log.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	config := &tls.Config{RootCAs: pool}
+	if server || mutual {
+		own, err := tls.LoadX509KeyPair(folder+"/cert.pem", folder+"/key.pem")
+		if err != nil {
+			log.Fatal(err)
+		}
+		config.Certificates = []tls.Certificate{own}
+	}
+	if server && mutual {
+		config.ClientCAs, config.ClientAuth = pool, tls.RequireAndVerifyClientCert
+	}
+	return credentials.NewTLS(config)
+}
+
 func connect(target string) *grpc.ClientConn {
 	conn, err := grpc.NewClient(target,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(transport(false)),
 		grpc.WithNoProxy(),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),

@@ -185,12 +185,35 @@ function serve(args) {
   });
   server.bindAsync(
     args.listen,
-    grpc.ServerCredentials.createInsecure(),
+    serverCredentials(),
     (error) => {
       if (error) throw error;
       console.log('listening');
     },
   );
+}
+
+// --- TLS ------------------------------------------------------------------
+
+// If EXERCISE_TLS names a folder with ca.pem, cert.pem and key.pem;
+// EXERCISE_MUTUAL_TLS has the client show its certificate too.
+const TLS = process.env.EXERCISE_TLS;
+const MUTUAL = Boolean(process.env.EXERCISE_MUTUAL_TLS);
+
+function pem(name) {
+  return fs.readFileSync(path.join(TLS, name));
+}
+
+function serverCredentials() {
+  if (!TLS) return grpc.ServerCredentials.createInsecure();
+  const own = { private_key: pem('key.pem'), cert_chain: pem('cert.pem') };
+  return grpc.ServerCredentials.createSsl(pem('ca.pem'), [own], MUTUAL);
+}
+
+function channelCredentials() {
+  if (!TLS) return grpc.credentials.createInsecure();
+  const own = MUTUAL ? [pem('key.pem'), pem('cert.pem')] : [null, null];
+  return grpc.credentials.createSsl(pem('ca.pem'), ...own);
 }
 
 // --- client ---------------------------------------------------------------
@@ -325,7 +348,7 @@ async function runClient(args) {
   const log = fs.openSync(args.log, 'a');
   await sleep(Number(args['start-delay-ms']));
   const connect = () => new Exercise(
-    args.target, grpc.credentials.createInsecure(), CHANNEL_OPTIONS,
+    args.target, channelCredentials(), CHANNEL_OPTIONS,
   );
   const churn = args.scenario === 'churn';
   const clients = churn

@@ -78,6 +78,36 @@ class Record:
         })
 
 
+# TLS, if EXERCISE_TLS names a folder with ca.pem, cert.pem and key.pem; EXERCISE_MUTUAL_TLS
+# has the client show its certificate too.
+TLS = os.environ.get("EXERCISE_TLS")
+MUTUAL = bool(os.environ.get("EXERCISE_MUTUAL_TLS"))
+
+
+def pem(name):
+    with open(os.path.join(TLS, name), "rb") as file:
+        return file.read()
+
+
+def listen(server, address):
+    if not TLS:
+        server.add_insecure_port(address)
+        return
+    server.add_secure_port(address, grpc.ssl_server_credentials(
+        [(pem("key.pem"), pem("cert.pem"))],
+        root_certificates=pem("ca.pem") if MUTUAL else None,
+        require_client_auth=MUTUAL,
+    ))
+
+
+def channel(api, target):
+    if not TLS:
+        return api.insecure_channel(target, options=CHANNEL_OPTIONS)
+    own = (pem("key.pem"), pem("cert.pem")) if MUTUAL else (None, None)
+    credentials = grpc.ssl_channel_credentials(pem("ca.pem"), *own)
+    return api.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+
+
 def answer(ask, n):
     return pb.Answer(id=ask.id, n=n, payload=b"a" * ask.reply_bytes)
 
@@ -177,7 +207,7 @@ def serve_sync(args):
         futures.ThreadPoolExecutor(max_workers=64), options=SERVER_OPTIONS
     )
     rpc.add_ExerciseServicer_to_server(SyncService(Log(args.log)), server)
-    server.add_insecure_port(args.listen)
+    listen(server, args.listen)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     server.start()
@@ -258,7 +288,7 @@ class AioService(rpc.ExerciseServicer):
 async def serve_aio(args):
     server = grpc.aio.server(options=SERVER_OPTIONS)
     rpc.add_ExerciseServicer_to_server(AioService(Log(args.log)), server)
-    server.add_insecure_port(args.listen)
+    listen(server, args.listen)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await server.start()
@@ -353,7 +383,7 @@ def run_sync(args):
     log = Log(args.log)
 
     def connect():
-        return grpc.insecure_channel(args.target, options=CHANNEL_OPTIONS)
+        return channel(grpc, args.target)
 
     channels = []
     if args.scenario != "churn":
@@ -439,7 +469,7 @@ async def run_aio(args):
     log = Log(args.log)
 
     def connect():
-        return grpc.aio.insecure_channel(args.target, options=CHANNEL_OPTIONS)
+        return channel(grpc.aio, args.target)
 
     channels = []
     if args.scenario != "churn":

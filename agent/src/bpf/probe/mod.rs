@@ -21,6 +21,7 @@ use tracewire_common::link::runtime::{self, LAYOUT};
 use tracewire_common::settings::watch;
 
 pub mod go;
+pub mod tls;
 
 use crate::binary::Binary;
 
@@ -66,11 +67,18 @@ pub trait Runtime: Send {
     fn may_be_in(&self, path: &Path, main: bool) -> bool;
     /// Looks at a binary. None: it is not of this runtime.
     fn look(&self, binary: &Binary) -> Option<Found>;
+    /// Loads what its programs need beside themselves; called before they are attached.
+    ///
+    /// # Errors
+    /// When the kernel refuses it: then none is attached.
+    fn prepare(&self, _ebpf: &mut Ebpf) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// All that are known.
 fn runtimes() -> Vec<Box<dyn Runtime>> {
-    vec![Box::new(go::Go)]
+    vec![Box::new(go::Go), Box::new(tls::Tls)]
 }
 
 /// A file by device and inode.
@@ -274,6 +282,18 @@ impl Probes {
         }
     }
 
+    /// A process has a connection whose bytes are TLS: if nothing is known that makes them, it may be loaded by now.
+    pub fn encrypted(&mut self, ebpf: &mut Ebpf, pid: u32) {
+        let known = self
+            .files
+            .values()
+            .any(|f| f.processes.contains(&pid) && f.found.iter().any(|(number, _)| *number == runtime::TLS));
+        if !known {
+            self.looked.remove(&pid);
+        }
+        self.connected(ebpf, pid);
+    }
+
     /// A process is gone or runs something else; the probes go with the last process of a file.
     pub fn gone(&mut self, ebpf: &mut Ebpf, pid: u32) {
         let Probes {
@@ -309,9 +329,12 @@ impl Probes {
         let mut links: Vec<(&'static str, UProbeLinkId)> = Vec::new();
         // Points that abilities share are attached once.
         let mut placed = HashSet::new();
-        for (_, found) in found {
+        for (number, found) in found {
+            let runtime = self.runtimes.iter().find(|r| r.number() == *number);
+            let prepared = runtime.map_or(Ok(()), |r| r.prepare(ebpf));
             for ability in &found.abilities {
-                let result = ability.points.clone().and_then(|points| {
+                let points = prepared.clone().and_then(|()| ability.points.clone());
+                let result = points.and_then(|points| {
                     for point in points {
                         if !placed.contains(&(point.program, point.offset)) {
                             links.push((point.program, place(ebpf, file, point)?));

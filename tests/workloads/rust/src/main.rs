@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 mod pb {
@@ -227,11 +227,53 @@ impl Exercise for Service {
     }
 }
 
+/// TLS, if EXERCISE_TLS names a folder with ca.pem, cert.pem and key.pem; EXERCISE_MUTUAL_TLS
+/// has the client show its certificate too.
+struct Tls {
+    folder: std::path::PathBuf,
+    mutual: bool,
+}
+
+impl Tls {
+    fn asked() -> Option<Self> {
+        Some(Tls {
+            folder: std::env::var_os("EXERCISE_TLS")?.into(),
+            mutual: std::env::var_os("EXERCISE_MUTUAL_TLS").is_some(),
+        })
+    }
+
+    fn pem(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        std::fs::read(self.folder.join(name))
+    }
+
+    fn own(&self) -> std::io::Result<Identity> {
+        Ok(Identity::from_pem(self.pem("cert.pem")?, self.pem("key.pem")?))
+    }
+
+    fn ca(&self) -> std::io::Result<Certificate> {
+        Ok(Certificate::from_pem(self.pem("ca.pem")?))
+    }
+
+    fn server(&self) -> std::io::Result<ServerTlsConfig> {
+        let config = ServerTlsConfig::new().identity(self.own()?);
+        Ok(if self.mutual { config.client_ca_root(self.ca()?) } else { config })
+    }
+
+    fn channel(&self) -> std::io::Result<ClientTlsConfig> {
+        let config = ClientTlsConfig::new().ca_certificate(self.ca()?);
+        Ok(if self.mutual { config.identity(self.own()?) } else { config })
+    }
+}
+
 async fn serve(listen: &str, log: Log) -> Result<(), Box<dyn Error>> {
     let service = ExerciseServer::new(Service { log })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let router = Server::builder()
+    let mut builder = Server::builder();
+    if let Some(tls) = Tls::asked() {
+        builder = builder.tls_config(tls.server()?)?;
+    }
+    let router = builder
         .http2_max_header_list_size(MAX_METADATA)
         .add_service(service);
 
@@ -432,12 +474,17 @@ impl Plan {
 }
 
 /// A channel of its own, which connects with its first call.
-fn connect(target: &str) -> Result<Channel, tonic::transport::Error> {
+fn connect(target: &str) -> Result<Channel, Box<dyn Error + Send + Sync>> {
+    let tls = Tls::asked();
     let uri = match target.strip_prefix("unix:") {
         Some(path) => format!("unix://{path}"),
+        None if tls.is_some() => format!("https://{target}"),
         None => format!("http://{target}"),
     };
-    let endpoint = Endpoint::from_shared(uri)?.http2_max_header_list_size(MAX_METADATA);
+    let mut endpoint = Endpoint::from_shared(uri)?.http2_max_header_list_size(MAX_METADATA);
+    if let Some(tls) = tls {
+        endpoint = endpoint.tls_config(tls.channel()?)?;
+    }
     Ok(endpoint.connect_lazy())
 }
 

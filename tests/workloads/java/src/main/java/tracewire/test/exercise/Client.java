@@ -3,7 +3,6 @@ package tracewire.test.exercise;
 import com.google.protobuf.ByteString;
 import io.grpc.ConnectivityState;
 import io.grpc.Grpc;
-import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import io.grpc.Metadata;
 import io.grpc.Status;
@@ -180,7 +179,7 @@ final class Client {
   }
 
   private static ManagedChannel connect(String target) {
-    return Grpc.newChannelBuilder(target, InsecureChannelCredentials.create())
+    return Grpc.newChannelBuilder(target, Credentials.channel())
         .disableRetry()
         .disableServiceConfigLookUp()
         .proxyDetector(address -> null)

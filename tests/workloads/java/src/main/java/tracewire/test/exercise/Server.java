@@ -3,7 +3,6 @@ package tracewire.test.exercise;
 import com.google.protobuf.ByteString;
 import io.grpc.Context;
 import io.grpc.Contexts;
-import io.grpc.InsecureServerCredentials;
 import io.grpc.Metadata;
 import io.grpc.ServerCall;
 import io.grpc.ServerCallHandler;
@@ -187,7 +186,7 @@ final class Server extends ExerciseGrpc.ExerciseImplBase {
     if (listen.startsWith("unix:")) {
       builder =
           NettyServerBuilder.forAddress(
-                  new DomainSocketAddress(listen.substring(5)), InsecureServerCredentials.create())
+                  new DomainSocketAddress(listen.substring(5)), Credentials.server())
               .channelType(EpollServerDomainSocketChannel.class)
               .bossEventLoopGroup(new EpollEventLoopGroup(1))
               .workerEventLoopGroup(new EpollEventLoopGroup());
@@ -197,7 +196,7 @@ final class Server extends ExerciseGrpc.ExerciseImplBase {
           NettyServerBuilder.forAddress(
               new InetSocketAddress(
                   listen.substring(0, colon), Integer.parseInt(listen.substring(colon + 1))),
-              InsecureServerCredentials.create());
+              Credentials.server());
     }
     io.grpc.Server server =
         builder
