@@ -20,6 +20,7 @@ pub mod relay;
 pub mod running;
 pub mod session;
 pub mod span;
+pub mod tls;
 pub mod truth;
 pub mod workload;
 

@@ -8,8 +8,9 @@ use anyhow::{Result, bail, ensure};
 use crate::agent::{Agent, Report};
 use crate::compare::{self, Comparison};
 use crate::folder::Folder;
+use crate::tls::Tls;
 use crate::truth::{self, Truth};
-use crate::workload::{Client, Language, Load, Server};
+use crate::workload::{Client, Language, Load, Server, free_port};
 
 /// How long all calls may take: far more than they do on a machine at work.
 pub const CALLS: Duration = Duration::from_secs(150);
@@ -71,10 +72,31 @@ impl Session {
         address: Option<&str>,
         sides: Sides,
     ) -> Result<Self> {
+        Self::run_as(server, client, loads, address, sides, None)
+    }
+
+    /// The same with TLS between them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_tls(server: Language, client: Language, loads: &[Load], mutual: bool) -> Result<Self> {
+        let folder = Folder::new()?;
+        let tls = Tls::new(&folder, mutual)?;
+        Self::run_as(server, client, loads, None, Sides::Both, Some(&tls))
+    }
+
+    fn run_as(
+        server: Language,
+        client: Language,
+        loads: &[Load],
+        address: Option<&str>,
+        sides: Sides,
+        tls: Option<&Tls>,
+    ) -> Result<Self> {
         client.build()?;
         for attempt in 1..=ATTEMPTS {
             let delay = DELAY.max(2 * usual_attach()) * attempt;
-            if let Some(session) = Self::attempt(server, client, loads, address, sides, delay)? {
+            if let Some(session) = Self::attempt(server, client, loads, address, (sides, tls), delay)? {
                 return Ok(session);
             }
         }
@@ -87,20 +109,28 @@ impl Session {
         client: Language,
         loads: &[Load],
         address: Option<&str>,
-        sides: Sides,
+        (sides, tls): (Sides, Option<&Tls>),
         delay: Duration,
     ) -> Result<Option<Self>> {
         let folder = Folder::new()?;
         let mut title = format!("{server} ← {client}:");
         let mut server = match address {
-            Some(address) => Server::start_on(server, address, &folder)?,
-            None => Server::start(server, &folder)?,
+            Some(address) => Server::start_with(server, address, &folder, tls)?,
+            None => Server::start_with(server, &format!("127.0.0.1:{}", free_port()?), &folder, tls)?,
         };
         let began = Instant::now();
         let mut clients = Vec::new();
         for (number, load) in loads.iter().enumerate() {
             title += &format!(" {load}");
-            clients.push(Client::start(client, &server.address, *load, delay, number, &folder)?);
+            clients.push(Client::start_with(
+                client,
+                &server.address,
+                *load,
+                delay,
+                number,
+                &folder,
+                tls,
+            )?);
         }
         let mut pids = Vec::new();
         if sides != Sides::Clients {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::folder::Folder;
 use crate::place;
 use crate::running::Running;
+use crate::tls::Tls;
 
 /// A JVM on a busy machine is the slowest to start.
 const START: Duration = Duration::from_secs(60);
@@ -190,10 +191,21 @@ impl Server {
     /// # Errors
     /// When it does not listen.
     pub fn start_on(language: Language, address: &str, folder: &Folder) -> Result<Self> {
+        Self::start_with(language, address, folder, None)
+    }
+
+    /// The same, with TLS.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub fn start_with(language: Language, address: &str, folder: &Folder, tls: Option<&Tls>) -> Result<Self> {
         let log = folder.file("server.log");
         let ready = folder.file("server.out");
         let mut command = language.command("server")?;
         command.args(["--listen", address, "--log"]).arg(&log);
+        if let Some(tls) = tls {
+            tls.tell(&mut command);
+        }
         let name = format!("{language} server");
         let mut running = Running::start_into(&name, &mut command, &ready, &folder.file("server.err"))?;
         running.wait_for_line(&ready, "listening", START)?;
@@ -254,6 +266,9 @@ impl Client {
         let mut command = language.command("client")?;
         change(&mut command);
         arguments(&mut command, address, load, delay, &log);
+        if let Some(tls) = tls {
+            tls.tell(&mut command);
+        }
         let out = folder.file(&format!("client-{number}.out"));
         let running = Running::start_into(&format!("{language} client {load}"), &mut command, &out, &errors)?;
         Ok(Client { running, log, errors })

@@ -1,0 +1,79 @@
+//! Encryption makes no difference: for each TLS library, what a service did is
+//! what its spans say, their peers and parents included.
+
+use anyhow::Result;
+use tracewire_tests::alone;
+use tracewire_tests::session::{Session, Sides};
+use tracewire_tests::workload::{Language, Load};
+
+fn ordinary(concurrency: u32, connections: u32) -> Vec<Load> {
+    let at = |scenario, calls| Load::new(scenario, calls).at_once(concurrency).over(connections);
+    vec![
+        at("unary", 40),
+        at("errors", 34),
+        at("server-stream", 12),
+        at("client-stream", 12),
+        at("bidi", 12),
+        at("metadata", 10),
+    ]
+}
+
+fn check(server: Language, client: Language, loads: &[Load], mutual: bool) -> Result<()> {
+    let session = Session::run_tls(server, client, loads, mutual)?;
+    session.assert_true(Sides::Both);
+    Ok(())
+}
+
+fn calls(language: Language) -> Result<()> {
+    let _turn = alone()?;
+    check(language, language, &ordinary(1, 1), false)?;
+    check(language, language, &ordinary(16, 3), true)?;
+    let odd = [
+        Load::new("large", 6).at_once(2),
+        Load::new("churn", 20).at_once(4),
+        Load::new("mixed", 60).at_once(16).over(4),
+    ];
+    check(language, language, &odd, false)
+}
+
+macro_rules! libraries {
+    ($($(#[doc = $doc:literal])* $name:ident: $language:ident,)*) => {$(
+        $(#[doc = $doc])*
+        #[test]
+        fn $name() -> Result<()> {
+            calls(Language::$language)
+        }
+    )*};
+}
+
+libraries! {
+    /// crypto/tls.
+    encrypted_calls_in_go_are_told_as_they_were: Go,
+    /// BoringSSL without symbols, inside grpcio.
+    encrypted_calls_in_python_are_told_as_they_were: Python,
+    /// The same under asyncio.
+    encrypted_calls_in_asyncio_are_told_as_they_were: PythonAio,
+    /// OpenSSL inside the program.
+    encrypted_calls_in_node_are_told_as_they_were: Node,
+    /// BoringSSL in a library that is deleted once it is loaded.
+    encrypted_calls_in_java_are_told_as_they_were: Java,
+    /// OpenSSL as a shared library.
+    encrypted_calls_in_cpp_are_told_as_they_were: Cpp,
+    /// rustls.
+    encrypted_calls_in_rust_are_told_as_they_were: Rust,
+}
+
+#[test]
+fn encrypted_calls_between_libraries_are_told_as_they_were() -> Result<()> {
+    let _turn = alone()?;
+    for (server, client) in [
+        (Language::Go, Language::Python),
+        (Language::Python, Language::Cpp),
+        (Language::Cpp, Language::Node),
+        (Language::Node, Language::Go),
+    ] {
+        let mixed = Load::new("mixed", 60).at_once(8).over(2);
+        check(server, client, &[mixed, Load::new("churn", 10)], false)?;
+    }
+    Ok(())
+}
