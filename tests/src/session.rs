@@ -129,7 +129,11 @@ impl Session {
                 delay,
                 number,
                 &folder,
-                tls,
+                |command| {
+                    if let Some(tls) = tls {
+                        tls.tell(command);
+                    }
+                },
             )?);
         }
         let mut pids = Vec::new();

@@ -266,9 +266,6 @@ impl Client {
         let mut command = language.command("client")?;
         change(&mut command);
         arguments(&mut command, address, load, delay, &log);
-        if let Some(tls) = tls {
-            tls.tell(&mut command);
-        }
         let out = folder.file(&format!("client-{number}.out"));
         let running = Running::start_into(&format!("{language} client {load}"), &mut command, &out, &errors)?;
         Ok(Client { running, log, errors })

@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use tracewire_common::link::{Link, NAME_LIMIT, Name};
 use tracewire_common::event::{Close, Fork, Header, Open, kind, layer};
+use tracewire_common::link::{Link, NAME_LIMIT, Name};
 use tracewire_common::plain::Plain;
 
 use super::{Peer, Transport};
