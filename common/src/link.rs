@@ -100,6 +100,15 @@ pub mod go {
     }
 }
 
+/// What the agent tells tokio's probes.
+pub mod tokio {
+    /// Where each number stands in the layout; offsets in bytes.
+    pub mod layout {
+        /// Of `http::request::Parts::extensions` in a request.
+        pub const EXTENSIONS: usize = 0;
+    }
+}
+
 /// Runtimes whose probes may be in a process.
 pub mod runtime {
     /// Go.

@@ -75,3 +75,33 @@ fn go_older_grpc() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn rust() -> Result<()> {
+    let _turn = alone()?;
+    for load in loads() {
+        check("tonic", Kind::RUST, load, 1.0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn rust_stripped_is_not_guessed_at() -> Result<()> {
+    let _turn = alone()?;
+    let kind = Kind::RUST.built(&["strip"]);
+    let relayed = relay::run(Kind::GO, &[kind, kind], loads()[1])?;
+    let links = relayed.links();
+    assert!(links.wrong.is_empty(), "{:?}", links.wrong);
+    assert_eq!(links.roots, links.made, "there are no symbols to find the tasks by");
+    let lacking = relayed.report.counters.get("probes_lacking");
+    assert!(lacking.is_some_and(|n| *n > 0), "{:?}", relayed.report.counters);
+    Ok(())
+}
+
+#[test]
+fn languages_in_a_row() -> Result<()> {
+    let _turn = alone()?;
+    let relayed = relay::run(Kind::GO, &[Kind::GO, Kind::RUST, Kind::GO, Kind::RUST], loads()[1])?;
+    relayed.assert_linked("Go, Rust, Go, Rust", 1.0);
+    Ok(())
+}

@@ -44,6 +44,9 @@ impl Kind {
     /// grpc-go of the newest version.
     pub const GO: Kind = Kind::new("go");
 
+    /// tonic.
+    pub const RUST: Kind = Kind::new("rust");
+
     /// A program of this folder, built in the usual way.
     pub const fn new(folder: &'static str) -> Self {
         Kind {

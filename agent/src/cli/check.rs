@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::Failure;
 use crate::bpf::check::{self, Item, Report, State};
+use crate::bpf::probe;
 
 /// Say what works here.
 #[derive(Debug, clap::Args)]
@@ -13,9 +14,71 @@ pub(crate) struct Args {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
+    /// Say what can be followed inside this process, and why something can't; nothing is attached
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
+}
+
+/// What can be followed inside one process.
+fn process(pid: u32, json: bool) -> Result<(), Failure> {
+    let reports = probe::look(pid).map_err(|error| Failure::Usage(format!("--pid {pid}: {error}")))?;
+    let mut stdout = anstream::stdout().lock();
+    let written = if json {
+        let lines: Vec<_> = reports.iter().flat_map(abilities).collect();
+        serde_json::to_string_pretty(&lines)
+            .map_err(std::io::Error::from)
+            .and_then(|text| writeln!(stdout, "{text}"))
+    } else {
+        inside(&reports, &mut stdout)
+    };
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Other(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An object for each ability.
+fn abilities(report: &probe::Report) -> Vec<serde_json::Value> {
+    let each = |ability: &probe::Ability| {
+        serde_json::json!({
+            "file": report.file,
+            "runtime": report.found.what,
+            "ability": ability.name,
+            "works": ability.points.is_ok(),
+            "probes": ability.points.as_ref().map_or(0, Vec::len),
+            "reason": ability.points.as_ref().err(),
+        })
+    };
+    report.found.abilities.iter().map(each).collect()
+}
+
+fn inside(reports: &[probe::Report], to: &mut impl Write) -> std::io::Result<()> {
+    for report in reports {
+        writeln!(to, "{}: {}", report.file.display(), report.found.what)?;
+        for ability in &report.found.abilities {
+            let (state, text) = match &ability.points {
+                Ok(points) => (State::Ok, format!("{} probes", points.len())),
+                Err(reason) => (State::Reduced, reason.clone()),
+            };
+            let (mark, style) = look(state);
+            writeln!(to, "{style}{mark}{style:#} {}  {text}", ability.name)?;
+        }
+    }
+    if reports.is_empty() {
+        writeln!(
+            to,
+            "no runtime that is known: calls are traced, but not which one is made on behalf of which"
+        )?;
+    }
+    Ok(())
 }
 
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
+    if let Some(pid) = args.pid {
+        return process(pid, args.json);
+    }
     let report = check::report();
     let mut stdout = anstream::stdout().lock();
     let written = if args.json {

@@ -12,7 +12,7 @@ use tracewire_ebpf::connection::protocol;
 use crate::kernel::call::call_ended;
 use crate::kernel::maps::{self, offset, setting};
 use crate::kernel::memory::kernel;
-use crate::kernel::probe::go;
+use crate::kernel::probe::{go, tokio};
 use crate::kernel::tls::join;
 use crate::kernel::{emit, open};
 
@@ -121,6 +121,8 @@ fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, id: u64, regs
     call_ended(slot);
     if maps::runs((id >> 32) as u32, runtime::GO) {
         go::moved(slot);
+    } else if maps::runs((id >> 32) as u32, runtime::TOKIO) {
+        tokio::moved(slot);
     }
 }
 

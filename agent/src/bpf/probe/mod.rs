@@ -22,6 +22,7 @@ use tracewire_common::settings::watch;
 
 pub mod go;
 pub mod tls;
+pub mod tokio;
 
 use crate::binary::Binary;
 
@@ -78,7 +79,7 @@ pub trait Runtime: Send {
 
 /// All that are known.
 fn runtimes() -> Vec<Box<dyn Runtime>> {
-    vec![Box::new(go::Go), Box::new(tls::Tls)]
+    vec![Box::new(go::Go), Box::new(tokio::Tokio), Box::new(tls::Tls)]
 }
 
 /// A file by device and inode.

@@ -9,6 +9,7 @@
 
 pub mod go;
 pub mod name;
+pub mod tokio;
 
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::map;
