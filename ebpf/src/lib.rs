@@ -6,6 +6,7 @@
 //! proven again; what was lost is said, never smoothed over.
 #![no_std]
 
+pub mod block;
 pub mod connection;
 pub mod http1;
 pub mod http2;
