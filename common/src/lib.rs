@@ -7,6 +7,7 @@
 pub mod elided;
 pub mod event;
 pub mod fault;
+pub mod inject;
 pub mod link;
 pub mod plain;
 pub mod sampling;

@@ -8,6 +8,7 @@
 //! times. The key is random for each start of the agent, so that ids are as
 //! good as random to anybody else (level 2, §3.2.2.5.2).
 
+use crate::link::StreamKey;
 use crate::plain::Plain;
 
 /// The sampled flag, §3.2.2.5.1.
@@ -18,18 +19,6 @@ pub const RANDOM: u8 = 2;
 pub const LENGTH: usize = 55;
 /// Its field name, as HTTP/2 has it.
 pub const NAME: [u8; 11] = *b"traceparent";
-
-/// Names a request as one process sees it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct StreamKey {
-    /// Cookie of the socket.
-    pub connection: u64,
-    /// HTTP/2 stream identifier; of HTTP/1 the number of the request on its connection, from 1.
-    pub stream: u32,
-    /// [`crate::event::direction`]: RECEIVE, the process serves it; SEND, it makes it.
-    pub direction: u32,
-}
 
 /// What a request's span is called, and where it hangs.
 #[repr(C)]
@@ -43,8 +32,22 @@ pub struct Context {
     pub parent: [u8; 8],
     /// Trace flags.
     pub flags: u8,
+    /// 1: it had a context that could not be read, so nothing can hang below it.
+    pub unknown: u8,
     /// Must be 0.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
+}
+
+/// Payload of [`crate::event::kind::INJECTED`]: a context that was written to the wire.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Injected {
+    /// The request that carries it; direction SEND.
+    pub child: StreamKey,
+    /// The served request on whose behalf; [`StreamKey::NONE`]: the context begins a trace.
+    pub parent: StreamKey,
+    /// As on the wire.
+    pub context: Context,
 }
 
 /// Ids that a request has if nobody else chose them.
@@ -96,7 +99,7 @@ const fn squeeze(v: [u64; 4]) -> ([u64; 4], u64) {
     (v, v[0] ^ v[1] ^ v[2] ^ v[3])
 }
 
-/// The ids of a request, see [`StreamKey`].
+/// The ids of a request, see [`crate::link::StreamKey`].
 #[inline(always)]
 pub const fn mint(key: [u64; 2], connection: u64, stream: u32, direction: u32) -> Minted {
     let mut v = [
@@ -212,14 +215,14 @@ impl TraceParent {
 }
 
 const _: () = {
-    assert!(size_of::<StreamKey>() == 16);
     assert!(size_of::<Context>() == 40);
+    assert!(size_of::<Injected>() == 72);
 };
 
-// SAFETY: integers only; 16 bytes without padding (asserted above).
-unsafe impl Plain for StreamKey {}
 // SAFETY: byte arrays and bytes only; 40 bytes without padding (asserted above).
 unsafe impl Plain for Context {}
+// SAFETY: plain parts; 72 bytes without padding (asserted above).
+unsafe impl Plain for Injected {}
 
 #[cfg(test)]
 mod tests {

@@ -545,6 +545,18 @@ impl Table {
         }
     }
 
+    /// Bytes went by unseen: what is in the table is not known.
+    #[inline(always)]
+    pub fn lose(&mut self) {
+        self.inserted = 0;
+        self.names = [0; 8];
+        let mut i = 0;
+        while i < KEPT {
+            self.kept[i].state = state::ABSENT;
+            i += 1;
+        }
+    }
+
     #[inline(always)]
     fn keep(&mut self, field: Field) {
         self.kept[self.next as usize & (KEPT - 1)] = field;

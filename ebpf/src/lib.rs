@@ -12,6 +12,7 @@ pub mod http1;
 pub mod http2;
 pub mod io;
 pub mod order;
+pub mod outbound;
 pub mod step;
 
 #[cfg(test)]

@@ -1,0 +1,44 @@
+//! What became of requests that the injectors looked at, counted per CPU.
+
+/// Index into the `INJECTIONS` map.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its context was written.
+    Injected = 0,
+    /// The application sends a `traceparent` of its own.
+    Own = 1,
+    /// It has header fields that can't be named, one of which may be `traceparent`.
+    Unnamed = 2,
+    /// Its header block is cut over several writes.
+    Split = 3,
+    /// With a context it could be too long for its peer.
+    TooLong = 4,
+    /// The send buffer is so full that the write may end in the middle of it.
+    NoRoom = 5,
+    /// The kernel refused, and nothing was changed.
+    Refused = 6,
+    /// The kernel refused after bytes had been put in, which were taken out again.
+    RolledBack = 7,
+    /// What it is made on behalf of is known, but not that request's context.
+    NoContext = 8,
+    /// The framing of the connection is not proven.
+    Unproven = 9,
+}
+
+/// Number of fates.
+pub const COUNT: u32 = 10;
+
+/// Names for metrics and messages, by index.
+pub const NAMES: [&str; COUNT as usize] = [
+    "injected",
+    "own",
+    "unnamed",
+    "split",
+    "too_long",
+    "no_room",
+    "refused",
+    "rolled_back",
+    "no_context",
+    "unproven",
+];
