@@ -84,6 +84,14 @@ pub struct Offsets {
     pub task_tgid: u32,
     /// `task_struct.pid`
     pub task_pid: u32,
+    /// `sock.sk_sndbuf`
+    pub sk_sndbuf: u32,
+    /// `sock.sk_wmem_queued`
+    pub sk_wmem_queued: u32,
+    /// `sock.__sk_common.skc_prot`
+    pub sk_prot: u32,
+    /// `proto.memory_pressure`
+    pub proto_memory_pressure: u32,
 }
 
 /// Offset of a member that this kernel does not have.

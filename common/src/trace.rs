@@ -146,13 +146,38 @@ const fn value(digit: u8) -> u8 {
     }
 }
 
+impl Injected {
+    /// All zero.
+    pub const EMPTY: Injected = Injected {
+        child: StreamKey::NONE,
+        parent: StreamKey::NONE,
+        context: Context {
+            trace_id: [0; 16],
+            span_id: [0; 8],
+            parent: [0; 8],
+            flags: 0,
+            unknown: 0,
+            reserved: [0; 6],
+        },
+    };
+}
+
 impl TraceParent {
     /// Its value in version 00, §3.2.2.
-    #[inline(always)]
     pub const fn encode(&self) -> [u8; LENGTH] {
-        let mut text = [b'-'; LENGTH];
+        let mut text = [0; LENGTH];
+        self.write(&mut text);
+        text
+    }
+
+    /// The same, in place.
+    #[inline(always)]
+    pub const fn write(&self, text: &mut [u8; LENGTH]) {
         text[0] = b'0';
         text[1] = b'0';
+        text[2] = b'-';
+        text[35] = b'-';
+        text[52] = b'-';
         let mut i = 0;
         while i < 16 {
             text[3 + 2 * i] = digit(self.trace_id[i] >> 4);
@@ -167,7 +192,6 @@ impl TraceParent {
         }
         text[53] = digit(self.flags >> 4);
         text[54] = digit(self.flags);
-        text
     }
 
     /// Reads the first 55 bytes of a value; None: it must be ignored. The caller sees to

@@ -12,13 +12,17 @@ mod kernel;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
-    use aya_ebpf::macros::{btf_tracepoint, fexit, raw_tracepoint, uprobe, uretprobe};
-    use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext};
+    use aya_ebpf::bindings::sk_action;
+    use aya_ebpf::macros::{btf_tracepoint, fexit, raw_tracepoint, sk_msg, sock_ops, stream_verdict, uprobe, uretprobe};
+    use aya_ebpf::programs::{
+        BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext, SkBuffContext,
+        SkMsgContext, SockOpsContext,
+    };
     use tracewire_common::event::direction;
 
     use crate::kernel::maps::slot;
     use crate::kernel::tls::{self, state::call};
-    use crate::kernel::{process, socket, syscall};
+    use crate::kernel::{inject, process, socket, syscall};
 
     /// Rung 1 (6.3 and up): the end of every socket send.
     #[btf_tracepoint(function = "sock_send_length")]
@@ -74,6 +78,26 @@ mod programs {
     pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         syscall::ended(ctx.arg::<u64>(0), ctx.arg::<i64>(1));
         0
+    }
+
+    /// Injection: a message leaves a followed socket.
+    #[sk_msg]
+    pub fn message_passes(ctx: SkMsgContext) -> u32 {
+        inject::message::passes(ctx.msg)
+    }
+
+    /// Injection: a socket connects, or is connected.
+    #[sock_ops]
+    pub fn socket_event(ctx: SockOpsContext) -> u32 {
+        inject::enrol::event(ctx.ops);
+        1
+    }
+
+    /// Injection, where a socket in a sockhash would else count its received bytes wrongly
+    /// (Linux 929e30f93125): takes them and gives them on as they are.
+    #[stream_verdict]
+    pub fn bytes_arrive(_ctx: SkBuffContext) -> u32 {
+        sk_action::SK_PASS
     }
 
     /// State changes of TCP sockets: listeners and ends.

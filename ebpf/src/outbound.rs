@@ -13,8 +13,9 @@
 //! ```
 
 use tracewire_common::elided::{FRAME_HEADER, Head, flag, frame};
+use tracewire_common::event::Header;
 use tracewire_common::inject::Fate;
-use tracewire_common::trace::{LENGTH, NAME, TraceParent};
+use tracewire_common::trace::{Injected, LENGTH, NAME, SAMPLED, TraceParent};
 
 use crate::block::{self, Block, Table, sign};
 use crate::http2::{PREFACE, plausible};
@@ -56,10 +57,22 @@ pub mod proof {
     pub const SETTINGS: u8 = 2;
 }
 
+/// What the agent is told of an insertion: a whole record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its header.
+    pub header: Header,
+    /// What was put in.
+    pub injected: Injected,
+}
+
 /// What is remembered of a connection that requests are sent on.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outbound {
+    /// The record under way.
+    pub told: Told,
     /// TCP sequence number at which the next run must begin.
     pub next: u32,
     /// Bytes put in so far, modulo 2³².
@@ -104,6 +117,10 @@ pub struct Outbound {
     pub enrolling: u8,
     /// The current frame's header.
     pub header: [u8; 16],
+    /// What is put in.
+    pub field: [u8; FIELD],
+    /// Must be 0.
+    pub reserved: [u8; 3],
     /// The block under way.
     pub block: Block,
     /// Its table.
@@ -133,20 +150,19 @@ pub trait Message {
     fn walk(&mut self, out: &mut Outbound, at: u32, n: u32);
     /// Whether the next `n` bytes are certain to fit the send buffer.
     fn room(&mut self, n: u32) -> bool;
-    /// The context of a request. None: nobody knows.
-    fn context(&mut self, stream: u32) -> Option<TraceParent>;
-    /// Puts the field in at `at` and makes `length` the payload length of the frame
-    /// that begins at 0.
-    fn insert(&mut self, at: u32, length: u32, field: &[u8; FIELD]) -> Inserted;
+    /// Finds the context of a request, [`Outbound::told`]. False: nobody knows.
+    fn context(&mut self, out: &mut Outbound) -> bool;
+    /// Puts [`Outbound::field`] in at `at` and makes `length` the payload length of the
+    /// frame that begins at 0.
+    fn insert(&mut self, out: &mut Outbound, at: u32, length: u32) -> Inserted;
     /// Counts.
     fn fate(&mut self, fate: Fate);
 }
 
-/// The field as it goes into a block.
+/// Writes the field as it goes into a block.
 #[inline(always)]
-pub fn field(context: &TraceParent) -> [u8; FIELD] {
-    let mut bytes = [0; FIELD];
-    let value = context.encode();
+pub fn write(context: &TraceParent, bytes: &mut [u8; FIELD]) {
+    bytes[0] = 0;
     bytes[1] = NAME.len() as u8;
     let mut i = 0;
     while i < NAME.len() {
@@ -154,12 +170,10 @@ pub fn field(context: &TraceParent) -> [u8; FIELD] {
         i += 1;
     }
     bytes[2 + NAME.len()] = LENGTH as u8;
-    i = 0;
-    while i < LENGTH {
-        bytes[3 + NAME.len() + i] = value[i];
-        i += 1;
-    }
-    bytes
+    // SAFETY: the last 55 of the field's bytes, which have no alignment.
+    let value = unsafe { bytes.as_mut_ptr().add(3 + NAME.len()) };
+    // SAFETY: as above.
+    context.write(unsafe { &mut *value.cast::<[u8; LENGTH]>() });
 }
 
 impl Outbound {
@@ -187,6 +201,12 @@ impl Outbound {
         whole: 0,
         enrolling: 0,
         header: [0; 16],
+        field: [0; FIELD],
+        reserved: [0; 3],
+        told: Told {
+            header: Header::EMPTY,
+            injected: Injected::EMPTY,
+        },
         block: Block::EMPTY,
         table: Table::EMPTY,
     };
@@ -478,10 +498,18 @@ fn listed(out: &Outbound) -> bool {
 
 #[inline(always)]
 fn insert<M: Message>(out: &mut Outbound, message: &mut M, length: u32) -> Fate {
-    let Some(context) = message.context(out.stream) else {
+    if !message.context(out) {
         return Fate::NoContext;
+    }
+    let context = TraceParent {
+        trace_id: out.told.injected.context.trace_id,
+        span_id: out.told.injected.context.span_id,
+        // Level 1 knows no flag but this one, and some of its readers refuse others.
+        flags: out.told.injected.context.flags & SAMPLED,
     };
-    match message.insert(out.at, length, &field(&context)) {
+    write(&context, &mut out.field);
+    let at = out.at;
+    match message.insert(out, at, length) {
         Inserted::Done => {
             out.injected = out.injected.wrapping_add(FIELD as u32);
             out.size += FIELD as u32;

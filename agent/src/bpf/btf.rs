@@ -53,6 +53,7 @@ const WANTED: &[&str] = &[
     "file",
     "socket",
     "signal_struct",
+    "proto",
 ];
 
 impl Btf {
@@ -231,6 +232,10 @@ impl Btf {
             task_exit_code: need("task_struct.exit_code")?,
             task_tgid: need("task_struct.tgid")?,
             task_pid: need("task_struct.pid")?,
+            sk_sndbuf: may("sock.sk_sndbuf"),
+            sk_wmem_queued: may("sock.sk_wmem_queued"),
+            sk_prot: may("sock.__sk_common.skc_prot"),
+            proto_memory_pressure: may("proto.memory_pressure"),
         })
     }
 }

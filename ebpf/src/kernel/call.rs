@@ -7,7 +7,7 @@ use tracewire_common::settings::ABSENT;
 use tracewire_ebpf::connection::{Flow, Shared, flow_flag, phase, protocol};
 use tracewire_ebpf::order;
 
-use crate::kernel::emit;
+use crate::kernel::{emit, inject};
 use crate::kernel::maps::{self, Cursor, Scratch, offset};
 use crate::kernel::memory::{kernel, user};
 use crate::kernel::open::first_sight;
@@ -215,7 +215,7 @@ pub extern "C" fn plaintext_moved(slot: u32) -> u32 {
 /// One piece of one direction.
 #[inline(always)]
 fn piece(slot: u32, shared: &mut Shared, parts: &mut Scratch, found: u32, send: bool) {
-    let sk = parts.cursor.sk;
+    let (sk, cookie) = (parts.cursor.sk, parts.header.connection);
     if found == found::EOF {
         // A receive into no room returns 0 too (grpc-core does that): only the socket knows.
         if receive_ended(sk) {
@@ -225,7 +225,7 @@ fn piece(slot: u32, shared: &mut Shared, parts: &mut Scratch, found: u32, send: 
         }
         return;
     }
-    if shared.tcp != 0 && !in_order(sk, shared, &mut parts.flow, parts.cursor.moved, send) {
+    if shared.tcp != 0 && !in_order(sk, cookie, shared, &mut parts.flow, parts.cursor.moved, send) {
         maps::count(Fault::Sequence);
     }
     if found == found::OPAQUE {
@@ -290,7 +290,7 @@ fn receive_ended(sk: u64) -> bool {
 
 /// Compares where this call's bytes begin with where the last one's ended.
 #[inline(always)]
-fn in_order(sk: u64, shared: &mut Shared, flow: &mut Flow, moved: u32, send: bool) -> bool {
+fn in_order(sk: u64, cookie: u64, shared: &mut Shared, flow: &mut Flow, moved: u32, send: bool) -> bool {
     let at = if send {
         offset!(tcp_write_seq)
     } else {
@@ -299,5 +299,8 @@ fn in_order(sk: u64, shared: &mut Shared, flow: &mut Flow, moved: u32, send: boo
     let Some(position) = kernel::<u32>(sk.wrapping_add(at as u64)) else {
         return true;
     };
+    // What was put in on its way out is no byte of the application's.
+    let ahead = if send { inject::injected(cookie) } else { 0 };
+    let position = position.wrapping_sub(ahead);
     order::follow(shared, flow, position, moved, || !send && receive_ended(sk))
 }

@@ -189,6 +189,10 @@ static OFFSETS: Offsets = Offsets {
     task_exit_code: 0,
     task_tgid: 0,
     task_pid: 0,
+    sk_sndbuf: 0,
+    sk_wmem_queued: 0,
+    sk_prot: 0,
+    proto_memory_pressure: 0,
 };
 
 /// Set by the agent before loading.
@@ -236,6 +240,15 @@ pub fn setting_at<const AT: usize>() -> u32 {
     let member = unsafe { (&raw const SETTINGS).byte_add(AT) };
     // SAFETY: as above; it lives as long as the program.
     unsafe { core::ptr::read_volatile(member.cast::<u32>()) }
+}
+
+/// A half of the key of all ids.
+#[inline(always)]
+pub fn key(half: usize) -> u64 {
+    // SAFETY: `half` is 0 or 1, at every caller a constant.
+    let member = unsafe { (&raw const SETTINGS.key).cast::<u64>().add(half & 1) };
+    // SAFETY: as above; it lives as long as the program.
+    unsafe { core::ptr::read_volatile(member) }
 }
 
 /// How a process is treated; None: not at all.

@@ -4,6 +4,7 @@
 pub mod call;
 pub mod context;
 pub mod emit;
+pub mod inject;
 pub mod maps;
 pub mod memory;
 pub mod open;

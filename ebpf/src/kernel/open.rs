@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use tracewire_common::event::{Header, Open, direction, flags, kind, layer};
 use tracewire_ebpf::order::{self, Birth};
 
-use crate::kernel::emit;
+use crate::kernel::{emit, inject};
 use crate::kernel::maps::{self, Scratch, offset};
 use crate::kernel::memory::kernel;
 
@@ -94,6 +94,7 @@ fn open(parts: &mut Scratch) -> Option<()> {
     } else {
         began.received = began.received.wrapping_sub(parts.cursor.moved);
     }
+    began.sent = began.sent.wrapping_sub(inject::injected(cookie));
     let connection = maps::add_connection(cookie)?;
     // SAFETY: a live element of a map, just made.
     let connection = unsafe { &mut *connection };

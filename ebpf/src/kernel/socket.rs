@@ -14,7 +14,7 @@ use crate::kernel::maps::{self, offset, setting};
 use crate::kernel::memory::kernel;
 use crate::kernel::probe::{go, tokio};
 use crate::kernel::tls::join;
-use crate::kernel::{emit, open};
+use crate::kernel::{emit, inject, open};
 
 const TCP_ESTABLISHED: i32 = 1;
 const TCP_CLOSE: i32 = 7;
@@ -152,6 +152,7 @@ fn born(sk: *const core::ffi::c_void) {
 #[inline(always)]
 fn closed(sk: u64) {
     let cookie = kernel::<u64>(sk.wrapping_add(offset!(sk_cookie) as u64)).unwrap_or(0);
+    inject::closed(cookie);
     let name = if cookie != 0 && maps::connection(cookie).is_some() {
         cookie
     } else {

@@ -10,7 +10,7 @@ use tracewire_common::elided::{Head, flag, frame};
 use tracewire_common::inject::Fate;
 use tracewire_common::trace::TraceParent;
 
-use super::{FIELD, Inserted, Message, Outbound, field, phase, step};
+use super::{FIELD, Inserted, Message, Outbound, phase, step, write};
 use crate::block::Piece;
 use crate::http2::PREFACE;
 
@@ -20,6 +20,12 @@ fn context(stream: u32) -> TraceParent {
         span_id: [stream as u8; 8],
         flags: 1,
     }
+}
+
+fn field(context: &TraceParent) -> [u8; FIELD] {
+    let mut bytes = [0; FIELD];
+    write(context, &mut bytes);
+    bytes
 }
 
 /// A write as the kernel holds it: pieces of `element` bytes, the first one readable.
@@ -63,13 +69,17 @@ impl Message for Write {
     fn room(&mut self, _n: u32) -> bool {
         self.room
     }
-    fn context(&mut self, stream: u32) -> Option<TraceParent> {
-        (stream != 99).then(|| context(stream))
+    fn context(&mut self, out: &mut Outbound) -> bool {
+        let context = context(out.stream);
+        out.told.injected.context.trace_id = context.trace_id;
+        out.told.injected.context.span_id = context.span_id;
+        out.told.injected.context.flags = 3;
+        out.stream != 99
     }
-    fn insert(&mut self, at: u32, length: u32, field: &[u8; FIELD]) -> Inserted {
+    fn insert(&mut self, out: &mut Outbound, at: u32, length: u32) -> Inserted {
         if self.works == Inserted::Done {
             let at = at as usize;
-            self.bytes.splice(at..at, field.iter().copied());
+            self.bytes.splice(at..at, out.field);
             self.bytes[..3].copy_from_slice(&length.to_be_bytes()[1..]);
             self.window = self.bytes.len();
         }

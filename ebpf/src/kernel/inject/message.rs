@@ -1,0 +1,322 @@
+//! A message on its way out of a followed socket: the injector's [`Message`]
+//! over the kernel's `sk_msg`.
+//!
+//! The program runs in the writer's context with the socket locked, but it may
+//! be preempted by another on the same CPU: so it keeps nothing per CPU.
+
+use aya_ebpf::bindings::{sk_action, sk_msg_md};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_loop, bpf_msg_apply_bytes, bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data,
+};
+use tracewire_common::event::{Header, direction, kind};
+use tracewire_common::inject::Fate;
+use tracewire_common::link::StreamKey;
+use tracewire_common::settings::watch;
+use tracewire_common::trace::{Injected, SAMPLED, mint};
+use tracewire_ebpf::block::Piece;
+use tracewire_ebpf::outbound::{FIELD, Inserted, Message, Outbound, Told, step};
+
+use super::{count, outbound, served};
+use crate::kernel::maps::{self, offset};
+use crate::kernel::memory::{kernel, opaque};
+use crate::kernel::{context, emit};
+
+/// Frames of one run at most; what follows gets a run of its own.
+const FRAMES: u32 = 1024;
+/// Steps over one piece of a block at most.
+const STEPS: u32 = 16 * 1024;
+/// Bytes that are made contiguous after an insertion, so that they go out as one.
+const CONTIGUOUS: u32 = 16 * 1024;
+/// Largest distance from the start of the readable bytes.
+const REACH: u64 = 0x7fff;
+/// Bytes of send buffer that must be left beyond the frame.
+const SLACK: i32 = 4096;
+
+/// One run over a message.
+#[repr(C)]
+struct Run {
+    msg: *mut sk_msg_md,
+    out: *mut Outbound,
+    cookie: u64,
+    sk: u64,
+    /// Process and thread.
+    id: u64,
+    /// 1: bytes were put in that could not be taken out.
+    broken: u32,
+    /// 1: this turn is the last.
+    last: u32,
+}
+
+/// Bytes of a block, for its walk.
+#[repr(C)]
+struct Walk {
+    msg: *mut sk_msg_md,
+    out: *mut Outbound,
+    at: u32,
+    left: u32,
+}
+
+#[inline(always)]
+fn bounds(msg: *const sk_msg_md) -> (usize, usize) {
+    // SAFETY: the program's own context; volatile, since helpers move what it points to.
+    let data = unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_1.data) };
+    // SAFETY: as above.
+    let end = unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_2.data_end) };
+    (data as usize, end as usize)
+}
+
+#[inline(always)]
+fn byte_at(msg: *const sk_msg_md, at: u32) -> u8 {
+    let (data, end) = bounds(msg);
+    let at = opaque(u64::from(at)) & REACH;
+    let p = data + at as usize;
+    if p + 1 > end {
+        return 0;
+    }
+    // SAFETY: inside the message (just checked, as the verifier asks).
+    unsafe { *(p as *const u8) }
+}
+
+/// A message passes: what becomes of it.
+#[inline(always)]
+pub fn passes(msg: *mut sk_msg_md) -> u32 {
+    let verdict = try_passes(msg);
+    if verdict.is_none() {
+        // SAFETY: the program's own context. What an earlier run said of the rest does not hold.
+        unsafe { bpf_msg_apply_bytes(msg, 0) };
+    }
+    verdict.unwrap_or(sk_action::SK_PASS)
+}
+
+#[inline(always)]
+fn try_passes(msg: *mut sk_msg_md) -> Option<u32> {
+    // SAFETY: the program's own context.
+    let socket = unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_3.sk) };
+    // The verifier lets nobody calculate with a socket's address: read from memory it is just a number.
+    let sk = kernel::<u64>((&raw const socket) as u64)?;
+    let at = |offset: usize| sk.wrapping_add(offset as u64);
+    let cookie = kernel::<u64>(at(offset!(sk_cookie)))?;
+    let out_at = outbound(cookie)?;
+    // SAFETY: a helper without arguments.
+    let id = unsafe { bpf_get_current_pid_tgid() };
+    if maps::watched((id >> 32) as u32) != Some(watch::WATCHED) {
+        return None;
+    }
+    let sequence = kernel::<u32>(at(offset!(tcp_write_seq)))?;
+    // SAFETY: the program's own context.
+    let size = unsafe { core::ptr::read_volatile(&raw const (*msg).size) };
+    // SAFETY: a live element of a map, which only the socket's holder writes.
+    let out = unsafe { &mut *out_at };
+    out.begin(size, sequence);
+    let mut run = Run {
+        msg,
+        out: out_at,
+        cookie,
+        sk,
+        id,
+        broken: 0,
+        last: 0,
+    };
+    // SAFETY: `run_step` takes what is passed here; the run outlives the call.
+    unsafe { bpf_loop(FRAMES, run_step as *mut _, (&raw mut run).cast(), 0) };
+    if run.broken != 0 {
+        return Some(sk_action::SK_DROP);
+    }
+    if out.apply == 0 && out.at < out.size && out.at != 0 {
+        // More frames than one run takes, or the end of what is of interest.
+        out.apply = if run.last == 0 { 0 } else { out.at };
+    }
+    out.end();
+    // SAFETY: the program's own context.
+    unsafe { bpf_msg_apply_bytes(msg, out.apply) };
+    Some(sk_action::SK_PASS)
+}
+
+/// One turn of `bpf_loop`; 1 ends it.
+unsafe extern "C" fn run_step(turn: u64, run: *mut Run) -> i64 {
+    // SAFETY: `try_passes` passes its own run.
+    let run = unsafe { &mut *run };
+    // SAFETY: a live element of a map, as there.
+    let out = unsafe { &mut *run.out };
+    run.last = u32::from(turn + 1 >= u64::from(FRAMES));
+    i64::from(!step(out, run))
+}
+
+/// One turn of `bpf_loop` over a block; 1 ends it.
+unsafe extern "C" fn walk_step(_turn: u64, walk: *mut Walk) -> i64 {
+    // SAFETY: `Run::walk` passes its own walk.
+    let walk = unsafe { &mut *walk };
+    if walk.left == 0 {
+        return 1;
+    }
+    // SAFETY: a live element of a map, as in `try_passes`.
+    let out = unsafe { &mut *walk.out };
+    let (at, left) = (walk.at, walk.left);
+    let n = out.block.step(&mut out.table, walk, at, left);
+    walk.at = walk.at.wrapping_add(n);
+    walk.left = walk.left.wrapping_sub(n);
+    0
+}
+
+impl Piece for Walk {
+    #[inline(always)]
+    fn byte(&self, at: u32) -> u8 {
+        byte_at(self.msg, at)
+    }
+}
+
+impl Run {
+    #[inline(always)]
+    fn pull(&mut self, from: u32, to: u32) -> bool {
+        // SAFETY: the program's own context; the kernel checks the range.
+        unsafe { bpf_msg_pull_data(self.msg, from, to, 0) == 0 }
+    }
+
+    /// Takes the field out again.
+    #[inline(always)]
+    fn back(&mut self, at: u32) -> Inserted {
+        // SAFETY: the program's own context; the kernel checks the range.
+        if unsafe { bpf_msg_pop_data(self.msg, at, FIELD as u32, 0) } != 0 {
+            self.broken = 1;
+        }
+        Inserted::RolledBack
+    }
+
+    #[inline(always)]
+    fn tell(&mut self, out: &mut Outbound) {
+        out.told.header = Header {
+            kind: kind::INJECTED,
+            direction: direction::SEND,
+            flags: 0,
+            length: size_of::<Injected>() as u32,
+            time_ns: emit::now(),
+            connection: self.cookie,
+            pid: (self.id >> 32) as u32,
+            tid: self.id as u32,
+        };
+        // SAFETY: the record lies whole in a live element of a map.
+        unsafe { maps::output((&raw const out.told).cast(), size_of::<Told>() as u64) };
+    }
+}
+
+impl Message for Run {
+    #[inline(always)]
+    fn byte(&self, at: u32) -> u8 {
+        byte_at(self.msg, at)
+    }
+
+    #[inline(always)]
+    fn window(&self) -> u32 {
+        let (data, end) = bounds(self.msg);
+        let n = opaque(end as u64 - data as u64);
+        if n > REACH { REACH as u32 } else { n as u32 }
+    }
+
+    #[inline(always)]
+    fn linear(&mut self, n: u32) -> bool {
+        u64::from(n) <= REACH && self.pull(0, n)
+    }
+
+    #[inline(always)]
+    fn walk(&mut self, _out: &mut Outbound, at: u32, n: u32) {
+        let mut walk = Walk {
+            msg: self.msg,
+            out: self.out,
+            at,
+            left: n,
+        };
+        // SAFETY: `walk_step` takes what is passed here; the walk outlives the call.
+        unsafe { bpf_loop(STEPS, walk_step as *mut _, (&raw mut walk).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn room(&mut self, n: u32) -> bool {
+        let at = |offset: usize| self.sk.wrapping_add(offset as u64);
+        let (Some(limit), Some(queued)) = (
+            kernel::<i32>(at(offset!(sk_sndbuf))),
+            kernel::<i32>(at(offset!(sk_wmem_queued))),
+        ) else {
+            return false;
+        };
+        // Short of memory the kernel may take a part of a message.
+        let pressure = kernel::<u64>(at(offset!(sk_prot)))
+            .and_then(|proto| kernel::<u64>(proto.wrapping_add(offset!(proto_memory_pressure) as u64)))
+            .and_then(kernel::<u64>);
+        if pressure != Some(0) {
+            return false;
+        }
+        limit.wrapping_sub(queued) > 2 * n as i32 + SLACK
+    }
+
+    #[inline(always)]
+    fn context(&mut self, out: &mut Outbound) -> bool {
+        let request = match context::parent(self.cookie, out.stream) {
+            Some(request) => request,
+            None => StreamKey::NONE,
+        };
+        let injected = &mut out.told.injected;
+        injected.child = StreamKey::made(self.cookie, out.stream);
+        injected.parent = request;
+        let key = [maps::key(0), maps::key(1)];
+        let minted = mint(key, self.cookie, out.stream, u32::from(direction::SEND));
+        injected.context.span_id = minted.span_id;
+        injected.context.trace_id = minted.trace_id;
+        injected.context.parent = [0; 8];
+        injected.context.flags = SAMPLED;
+        if request.is_some() {
+            let Some(served) = served(&request) else { return false };
+            // SAFETY: a live element of a map, written once.
+            let served = unsafe { &*served };
+            if served.unknown != 0 {
+                return false;
+            }
+            injected.context.trace_id = served.trace_id;
+            injected.context.parent = served.span_id;
+            injected.context.flags = served.flags;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, out: &mut Outbound, at: u32, length: u32) -> Inserted {
+        // SAFETY: the program's own context; the kernel checks the range.
+        if unsafe { bpf_msg_push_data(self.msg, at, FIELD as u32, 0) } != 0 {
+            return Inserted::Refused;
+        }
+        if !self.pull(at, at + FIELD as u32) {
+            return self.back(at);
+        }
+        let (data, end) = bounds(self.msg);
+        if data + FIELD > end {
+            return self.back(at);
+        }
+        let mut i = 0;
+        while i < FIELD {
+            // SAFETY: inside the message (just checked, as the verifier asks).
+            unsafe { *((data + i) as *mut u8) = out.field[i] };
+            i += 1;
+        }
+        if !self.pull(0, 9) {
+            return self.back(at);
+        }
+        let (data, end) = bounds(self.msg);
+        if data + 3 > end {
+            return self.back(at);
+        }
+        let bytes = [(length >> 16) as u8, (length >> 8) as u8, length as u8];
+        // SAFETY: inside the message (just checked, as the verifier asks).
+        unsafe { (data as *mut [u8; 3]).write_unaligned(bytes) };
+        // SAFETY: the program's own context.
+        let size = unsafe { core::ptr::read_volatile(&raw const (*self.msg).size) };
+        let end = length + 9;
+        // Bytes that lie apart would go out as segments of their own. If it fails they do.
+        self.pull(0, if size <= CONTIGUOUS { size } else { end });
+        self.tell(out);
+        Inserted::Done
+    }
+
+    #[inline(always)]
+    fn fate(&mut self, fate: Fate) {
+        count(fate);
+    }
+}
