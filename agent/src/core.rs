@@ -77,6 +77,10 @@ impl Core {
             self.identities.link(link);
             return;
         }
+        if let Event::Injected { injected, .. } = event {
+            self.identities.pin(&injected);
+            return;
+        }
         match event {
             Event::Open { header, .. } if tls::named(header.connection) => self.known(header.connection, event),
             Event::Frames { header, bytes } if tls::named(header.connection) => self.plaintext(header, bytes),

@@ -242,7 +242,9 @@ impl Pipeline {
                         ended.push_back((time_ns, pid));
                     }
                 }
-                Event::Open { ref header, .. } | Event::Frames { ref header, .. } => {
+                Event::Open { ref header, .. }
+                | Event::Frames { ref header, .. }
+                | Event::Injected { ref header, .. } => {
                     if header.kind == kind::OPEN && named.watched.contains(&header.pid) {
                         kernel.connected(header.pid);
                     }
@@ -309,6 +311,9 @@ impl Pipeline {
 
     fn count(&self) {
         for (counter, total) in self.counters.lost_events.iter().zip(self.kernel.faults()) {
+            counter.set(total);
+        }
+        for (counter, total) in self.counters.injections.iter().zip(self.kernel.fates()) {
             counter.set(total);
         }
         self.counters.kernel_bytes.set(self.kernel.bytes());

@@ -115,11 +115,13 @@ pub struct Settings {
     pub match_ports: u32,
     /// Key of [`crate::trace::mint`], random for each start of the agent.
     pub key: [u64; 2],
+    /// Threshold of [`crate::sampling::sampled`].
+    pub threshold: u64,
 }
 
 // SAFETY: u32 members only.
 unsafe impl Plain for Offsets {}
-const _: () = assert!(size_of::<Settings>() == 40);
+const _: () = assert!(size_of::<Settings>() == 48);
 
-// SAFETY: integers only; 40 bytes without padding (asserted above).
+// SAFETY: integers only; 48 bytes without padding (asserted above).
 unsafe impl Plain for Settings {}

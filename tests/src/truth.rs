@@ -28,6 +28,9 @@ pub struct Call {
     pub sent: i64,
     /// Messages.
     pub received: i64,
+    /// A server: values of `traceparent` that it got, joined by commas.
+    #[serde(default)]
+    pub traceparent: String,
 }
 
 impl Call {

@@ -8,6 +8,7 @@ use tracewire_common::plain::Plain;
 use tracewire_common::settings::{Settings, watch};
 
 use super::btf::{self, Btf};
+use super::inject::{self, Injection};
 use super::probe::{self, Probes};
 use super::{OBJECT, privileges};
 
@@ -78,6 +79,10 @@ pub struct Request {
     pub connections: u32,
     /// Key of all ids: [`tracewire_common::trace::mint`].
     pub key: [u64; 2],
+    /// Threshold of the head decision where the kernel makes it.
+    pub threshold: u64,
+    /// Contexts are written to outbound requests.
+    pub inject: bool,
 }
 
 /// The loaded and attached kernel side.
@@ -88,6 +93,8 @@ pub struct Kernel {
     pub rung: Rung,
     /// Abilities that are missing, with the reason.
     pub missing: Vec<(&'static str, String)>,
+    /// How contexts are written, or why they are not; None: nobody asked.
+    pub injection: Option<Result<Injection, String>>,
 }
 
 /// Kernel version as (major, minor).
@@ -123,6 +130,7 @@ impl Kernel {
             has_task_pt_regs: u32::from(version() >= (5, 15)),
             match_ports: u32::from(request.match_ports),
             key: request.key,
+            threshold: request.threshold,
         };
         let kernel_types = aya::Btf::from_sys_fs().map_err(|e| Error::Load(chain(&e)))?;
         // The trace of a large program takes the kernel minutes to write; the end of it is enough for a message.
@@ -160,11 +168,13 @@ impl Kernel {
             match climb(&mut ebpf, rung, &kernel_types, recvmsg_parameters, &mut missing) {
                 Ok(()) => {
                     let probes = Probes::default();
+                    let injection = request.inject.then(|| inject::attach(&mut ebpf, rung));
                     return Ok(Kernel {
                         ebpf,
                         probes,
                         rung,
                         missing,
+                        injection,
                     });
                 }
                 Err(reason) => tried.push(format!("{}: {reason}", rung.name())),
@@ -256,6 +266,11 @@ impl Kernel {
             }
         }
         sums
+    }
+
+    /// What became of requests that an injector looked at, by [`tracewire_common::inject::NAMES`].
+    pub fn fates(&self) -> [u64; tracewire_common::inject::COUNT as usize] {
+        inject::fates(&self.ebpf)
     }
 
     /// Bytes that left the kernel since the start.

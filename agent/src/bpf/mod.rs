@@ -6,6 +6,7 @@
 
 pub mod btf;
 pub mod check;
+pub mod inject;
 pub mod load;
 pub mod privileges;
 pub mod probe;

@@ -74,6 +74,8 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
         connections,
         rung: shared.hook,
         key: rand::random(),
+        inject: shared.inject,
+        threshold: sampling.head.root.get(),
         ..Request::default()
     };
     Ok(Prepared {
@@ -307,6 +309,11 @@ impl Prepared {
         let mut kernel = Kernel::load(request).map_err(|e| Failure::Other(e.to_string()))?;
         for (what, reason) in &kernel.missing {
             tracing::warn!("{what} are not seen: {reason}");
+        }
+        match &kernel.injection {
+            Some(Ok(injection)) => tracing::info!(verdict = injection.verdict, "contexts are written to requests"),
+            Some(Err(reason)) => tracing::warn!("no context is written to requests: {reason}"),
+            None => {}
         }
         for port in ports {
             if !kernel.choose_port(*port) {

@@ -142,6 +142,9 @@ pub(crate) struct Shared {
     /// Connections followed at a time [default: 16384]
     #[arg(long, value_name = "N", help_heading = "Kernel")]
     connections: Option<u32>,
+    /// Write a traceparent into the requests that the traced processes make; off unless this is given
+    #[arg(long, help_heading = "Propagation")]
+    inject: bool,
     /// Use this way of seeing socket data and no other; see `tracewire check`
     #[arg(long, value_enum, value_name = "RUNG", help_heading = "Kernel")]
     hook: Option<crate::bpf::load::Rung>,

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tracewire_common::event::{Close, Fork, Header, Open, kind, layer};
 use tracewire_common::link::{Link, NAME_LIMIT, Name};
 use tracewire_common::plain::Plain;
+use tracewire_common::trace::Injected;
 
 use super::{Peer, Transport};
 
@@ -75,6 +76,13 @@ pub enum Event<'a> {
         /// The process.
         pid: u32,
     },
+    /// A request was given its context on the wire.
+    Injected {
+        /// The record's header.
+        header: Header,
+        /// What was put in.
+        injected: Injected,
+    },
     /// A process listens on a chosen port.
     Listen {
         /// The process.
@@ -135,6 +143,10 @@ impl<'a> Event<'a> {
                 time_ns: header.time_ns,
             },
             kind::TLS => Event::Tls { pid: header.pid },
+            kind::INJECTED => Event::Injected {
+                header,
+                injected: Injected::read(payload)?,
+            },
             kind::LISTEN => Event::Listen {
                 pid: header.pid,
                 port: u16::try_from(word()?).ok()?,

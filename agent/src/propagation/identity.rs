@@ -19,14 +19,14 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use tracewire_common::event::direction;
 use tracewire_common::link::{Link, StreamKey};
-use tracewire_common::trace::{TraceParent, mint};
+use tracewire_common::trace::{Context, Injected, RANDOM, SAMPLED, TraceParent, mint};
 
 use super::edge::{self, Edges};
 use super::head::{Facts, Head, Services};
 use super::w3c;
 use crate::request::assemble::Output;
 use crate::request::{Exchange, Outcome, Role, Seen, Version};
-use crate::span::SpanContext;
+use crate::span::{SpanContext, TraceId};
 
 /// How long a served request waits for its client's end to be reported, ns.
 const PATIENCE: u64 = 60_000_000;
@@ -128,6 +128,12 @@ pub struct Identities {
     /// By the request that is made.
     links: FxHashMap<StreamKey, Link>,
     links_order: VecDeque<StreamKey>,
+    /// Contexts that were written to the wire, by the request that carries them.
+    pinned: FxHashMap<StreamKey, Context>,
+    pinned_order: VecDeque<StreamKey>,
+    /// Traces that contexts were written in, by the served request on whose behalf.
+    told: FxHashMap<StreamKey, TraceId>,
+    told_order: VecDeque<StreamKey>,
     sent: HashSet<[u8; 24]>,
     sent_order: VecDeque<[u8; 24]>,
     waiting: VecDeque<Waiting>,
@@ -145,6 +151,10 @@ impl Identities {
             ended: VecDeque::new(),
             links: FxHashMap::default(),
             links_order: VecDeque::new(),
+            pinned: FxHashMap::default(),
+            pinned_order: VecDeque::new(),
+            told: FxHashMap::default(),
+            told_order: VecDeque::new(),
             sent: HashSet::new(),
             sent_order: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -164,13 +174,15 @@ impl Identities {
 
     /// On whose behalf a request is made; it comes before or shortly after the request itself.
     pub fn link(&mut self, link: Link) {
-        if self.links.insert(link.child, link).is_none() {
-            self.links_order.push_back(link.child);
-        }
-        if self.links_order.len() > LINKS
-            && let Some(old) = self.links_order.pop_front()
-        {
-            self.links.remove(&old);
+        remember(&mut self.links, &mut self.links_order, link.child, link);
+    }
+
+    /// A context was written to the wire: what the wire carries is what the span carries.
+    pub fn pin(&mut self, injected: &Injected) {
+        let context = injected.context;
+        remember(&mut self.pinned, &mut self.pinned_order, injected.child, context);
+        if injected.parent.is_some() {
+            remember(&mut self.told, &mut self.told_order, injected.parent, context.trace_id);
         }
     }
 
@@ -281,6 +293,7 @@ impl Identities {
         }
         if key.direction == u32::from(direction::SEND) {
             return request.wire.is_some()
+                || self.pinned.contains_key(&key)
                 || self
                     .links
                     .get(&key)
@@ -337,6 +350,7 @@ impl Identities {
         if let Some(caller) = caller
             && let Some(context) = self.context(caller, services, depth + 1)
             && wire.is_none_or(|w| w.trace_id == context.trace_id)
+            && self.told.get(&key).is_none_or(|trace| *trace == context.trace_id)
         {
             let start_ns = self.requests.get(&key).map_or(u64::MAX, |r| r.start_ns);
             if let Some(caller) = self.requests.get_mut(&caller)
@@ -377,6 +391,10 @@ impl Identities {
         depth: u32,
     ) -> SpanContext {
         let link = self.links.remove(&key);
+        if let Some(pinned) = self.pinned.remove(&key) {
+            self.counts.linked += u64::from(pinned.parent != [0; 8]);
+            return self.injected(key, &pinned, services);
+        }
         let Some(wire) = wire else {
             if let Some(link) = link
                 && let Some(parent) = self.parent(key, &link, services, depth)
@@ -411,6 +429,23 @@ impl Identities {
             parent_is_remote: true,
             flags: wire.flags,
             trace_state: state,
+        }
+    }
+
+    /// The identity that was written to the wire.
+    fn injected(&mut self, key: StreamKey, pinned: &Context, services: &mut impl Services) -> SpanContext {
+        let child = pinned.parent != [0; 8];
+        let root = (!child).then(|| self.root(key, services));
+        SpanContext {
+            trace_id: pinned.trace_id,
+            span_id: pinned.span_id,
+            parent: child.then_some(pinned.parent),
+            parent_is_remote: false,
+            flags: pinned.flags & SAMPLED | RANDOM,
+            // What it says of the probability holds only if the kernel decided alike.
+            trace_state: root
+                .filter(|root| (root.flags ^ pinned.flags) & SAMPLED == 0)
+                .and_then(|root| root.trace_state),
         }
     }
 
@@ -463,6 +498,18 @@ impl Identities {
             trace_state: decision.trace_state,
             ..SpanContext::default()
         }
+    }
+}
+
+/// Keeps a bounded number of entries, the latest.
+fn remember<V>(map: &mut FxHashMap<StreamKey, V>, order: &mut VecDeque<StreamKey>, key: StreamKey, value: V) {
+    if map.insert(key, value).is_none() {
+        order.push_back(key);
+    }
+    if order.len() > LINKS
+        && let Some(old) = order.pop_front()
+    {
+        map.remove(&old);
     }
 }
 

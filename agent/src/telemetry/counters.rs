@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tracewire_common::fault;
+use tracewire_common::{fault, inject};
 
 /// A count that only grows; cheap to share.
 #[derive(Debug, Default)]
@@ -41,6 +41,8 @@ macro_rules! counters {
             $($(#[doc = $doc])* pub $field: Counter,)*
             /// Events that the kernel programs lost, by [`fault::Fault`].
             pub lost_events: [Counter; fault::COUNT as usize],
+            /// Requests that an injector looked at, by [`inject::Fate`].
+            pub injections: [Counter; inject::COUNT as usize],
         }
 
         impl Counters {
@@ -133,7 +135,11 @@ impl Counters {
         let lost = self
             .lost()
             .map(|(cause, n)| (Cow::Owned(format!("lost_events.{cause}")), n));
-        own.chain(lost).collect()
+        let injections = inject::NAMES
+            .iter()
+            .zip(&self.injections)
+            .map(|(fate, counter)| (Cow::Owned(format!("injections.{fate}")), counter.get()));
+        own.chain(lost).chain(injections).collect()
     }
 
     /// All spans that were made and reached nobody.

@@ -205,6 +205,7 @@ static SETTINGS: Settings = Settings {
     has_task_pt_regs: 0,
     match_ports: 0,
     key: [0; 2],
+    threshold: 0,
 };
 
 /// An empty connection, copied into the map from here: it is too large for the stack.
@@ -249,6 +250,13 @@ pub fn key(half: usize) -> u64 {
     let member = unsafe { (&raw const SETTINGS.key).cast::<u64>().add(half & 1) };
     // SAFETY: as above; it lives as long as the program.
     unsafe { core::ptr::read_volatile(member) }
+}
+
+/// Threshold of the head decision.
+#[inline(always)]
+pub fn threshold() -> u64 {
+    // SAFETY: the member lives as long as the program.
+    unsafe { core::ptr::read_volatile(&raw const SETTINGS.threshold) }
 }
 
 /// How a process is treated; None: not at all.

@@ -124,7 +124,8 @@ struct Record {
               ",\"start_ns\":" + std::to_string(start) +
               ",\"end_ns\":" + std::to_string(Now()) +
               ",\"sent\":" + std::to_string(sent) +
-              ",\"received\":" + std::to_string(received) + "}\n");
+              ",\"received\":" + std::to_string(received) +
+              ",\"traceparent\":" + Quoted(traceparent) + "}\n");
   }
 
   const char* side;
@@ -133,6 +134,7 @@ struct Record {
   long long start;
   int sent = 0;
   int received = 0;
+  std::string traceparent;
 };
 
 // --- server ----------------------------------------------------------------
@@ -204,8 +206,15 @@ class Service final : public Exercise::Service {
   static Record Begin(ServerContext* context, const char* method) {
     const auto& metadata = context->client_metadata();
     auto id = metadata.find("x-call-id");
-    if (id == metadata.end()) return Record("server", "", method);
-    return Record("server", std::string(id->second.data(), id->second.size()), method);
+    std::string name;
+    if (id != metadata.end()) name.assign(id->second.data(), id->second.size());
+    Record record("server", name, method);
+    auto [first, last] = metadata.equal_range("traceparent");
+    for (; first != last; ++first) {
+      if (!record.traceparent.empty()) record.traceparent += ",";
+      record.traceparent.append(first->second.data(), first->second.size());
+    }
+    return record;
   }
 
   // Waits; false if the call ended before.

@@ -61,6 +61,8 @@ type record struct {
 	End      int64  `json:"end_ns"`
 	Sent     int    `json:"sent"`
 	Received int    `json:"received"`
+	// Values of traceparent that the server got, joined.
+	TraceParent string `json:"traceparent"`
 }
 
 func begin(side, id, method string) *record {
@@ -211,6 +213,10 @@ func callID(ctx context.Context) string {
 	return strings.Join(metadata.ValueFromIncomingContext(ctx, "x-call-id"), ",")
 }
 
+func traceParent(ctx context.Context) string {
+	return strings.Join(metadata.ValueFromIncomingContext(ctx, "traceparent"), ",")
+}
+
 // countedStream counts the messages of a streaming call.
 type countedStream struct {
 	grpc.ServerStream
@@ -247,6 +253,7 @@ func serve(listen string, calls *callLog) {
 	}
 	unary := func(ctx context.Context, ask any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		r := begin("server", callID(ctx), info.FullMethod)
+		r.TraceParent = traceParent(ctx)
 		r.Received = 1
 		reply, err := handler(ctx, ask)
 		if err == nil {
@@ -257,6 +264,7 @@ func serve(listen string, calls *callLog) {
 	}
 	stream := func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		r := begin("server", callID(stream.Context()), info.FullMethod)
+		r.TraceParent = traceParent(stream.Context())
 		err := handler(srv, countedStream{stream, r})
 		calls.finish(r, err)
 		return err

@@ -57,7 +57,7 @@ function now() {
 // with one write to a file opened for appending.
 class Record {
   constructor(log, side, id, method) {
-    Object.assign(this, { log, side, id, method, sent: 0, received: 0 });
+    Object.assign(this, { log, side, id, method, sent: 0, received: 0, traceparent: '' });
     this.done = false;
     this.start = now();
   }
@@ -72,7 +72,8 @@ class Record {
         `"method":${text(SERVICE + this.method)},` +
         `"code":${text(grpc.status[code])},"message":${text(message ?? '')},` +
         `"start_ns":${this.start},"end_ns":${now()},` +
-        `"sent":${this.sent},"received":${this.received}}\n`,
+        `"sent":${this.sent},"received":${this.received},` +
+        `"traceparent":${text(this.traceparent)}}\n`,
     );
   }
 }
@@ -91,6 +92,7 @@ function serve(args) {
   function begin(call, method) {
     const id = String(call.metadata.get('x-call-id')[0] ?? '');
     const record = new Record(log, 'server', id, method);
+    record.traceparent = call.metadata.get('traceparent').join(',');
     call.on('cancelled', () => record.finish(grpc.status.CANCELLED, ''));
     return record;
   }

@@ -58,6 +58,7 @@ class Record:
     def __init__(self, log, side, call_id, method):
         self.log, self.side, self.id, self.method = log, side, call_id, method
         self.sent = self.received = 0
+        self.traceparent = ""
         self.done = False
         self.start = time.time_ns()
 
@@ -75,6 +76,7 @@ class Record:
             "end_ns": time.time_ns(),
             "sent": self.sent,
             "received": self.received,
+            "traceparent": self.traceparent,
         })
 
 
@@ -116,6 +118,10 @@ def call_id_of(context):
     return dict(context.invocation_metadata()).get("x-call-id", "")
 
 
+def traceparents_of(context):
+    return ",".join(v for k, v in context.invocation_metadata() if k == "traceparent")
+
+
 # --- server, blocking API -------------------------------------------------
 
 
@@ -125,6 +131,7 @@ class SyncService(rpc.ExerciseServicer):
 
     def begin(self, method, context):
         record = Record(self.log, "server", call_id_of(context), method)
+        record.traceparent = traceparents_of(context)
         ended = threading.Event()
         if not context.add_callback(ended.set):
             ended.set()
@@ -225,6 +232,7 @@ class AioService(rpc.ExerciseServicer):
 
     async def handle(self, method, context, body):
         record = Record(self.log, "server", call_id_of(context), method)
+        record.traceparent = traceparents_of(context)
         try:
             ask, reply = await body(record)
         except BaseException:

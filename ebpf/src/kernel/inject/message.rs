@@ -11,6 +11,7 @@ use aya_ebpf::helpers::generated::{
 use tracewire_common::event::{Header, direction, kind};
 use tracewire_common::inject::Fate;
 use tracewire_common::link::StreamKey;
+use tracewire_common::sampling::sampled;
 use tracewire_common::settings::watch;
 use tracewire_common::trace::{Injected, SAMPLED, mint};
 use tracewire_ebpf::block::Piece;
@@ -262,7 +263,7 @@ impl Message for Run {
         injected.context.span_id = minted.span_id;
         injected.context.trace_id = minted.trace_id;
         injected.context.parent = [0; 8];
-        injected.context.flags = SAMPLED;
+        injected.context.flags = u8::from(sampled(&minted.trace_id, maps::threshold())) * SAMPLED;
         if request.is_some() {
             let Some(served) = served(&request) else { return false };
             // SAFETY: a live element of a map, written once.

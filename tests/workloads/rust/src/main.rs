@@ -77,6 +77,7 @@ struct Record {
     start: u64,
     sent: usize,
     received: usize,
+    traceparent: String,
     done: bool,
 }
 
@@ -90,6 +91,7 @@ impl Record {
             start: now(),
             sent: 0,
             received: 0,
+            traceparent: String::new(),
             done: false,
         }
     }
@@ -97,7 +99,11 @@ impl Record {
     fn served<T>(log: &Log, method: &'static str, request: &Request<T>) -> Record {
         let id = request.metadata().get("x-call-id");
         let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
-        Record::new(log, "server", id, method)
+        let mut record = Record::new(log, "server", id, method);
+        let parents = request.metadata().get_all("traceparent").iter();
+        let parents: Vec<_> = parents.filter_map(|p| p.to_str().ok()).collect();
+        record.traceparent = parents.join(",");
+        record
     }
 
     fn finish(&mut self, code: Code, message: &str) {
@@ -114,6 +120,7 @@ impl Record {
             "end_ns": now(),
             "sent": self.sent,
             "received": self.received,
+            "traceparent": self.traceparent,
         })
         .to_string();
         line.push('\n');

@@ -20,6 +20,7 @@ final class Record {
   private boolean done;
   volatile int sent;
   volatile int received;
+  volatile String traceparent = "";
 
   Record(FileChannel log, String side, String id, String method) {
     this.log = log;
@@ -57,6 +58,7 @@ final class Record {
             + ",\"end_ns\":" + now()
             + ",\"sent\":" + sent
             + ",\"received\":" + received
+            + ",\"traceparent\":" + quote(traceparent)
             + "}\n";
     try {
       // A whole line with one write to a file opened for appending.

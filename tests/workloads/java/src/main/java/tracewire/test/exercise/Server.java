@@ -23,6 +23,9 @@ import java.util.concurrent.TimeUnit;
 final class Server extends ExerciseGrpc.ExerciseImplBase {
   private static final Metadata.Key<String> CALL_ID =
       Metadata.Key.of("x-call-id", Metadata.ASCII_STRING_MARSHALLER);
+  private static final Metadata.Key<String> TRACEPARENT =
+      Metadata.Key.of("traceparent", Metadata.ASCII_STRING_MARSHALLER);
+  private static final Context.Key<String> PARENTS = Context.keyWithDefault("traceparent", "");
   private static final Context.Key<String> ID = Context.keyWithDefault("call-id", "");
 
   private final FileChannel log;
@@ -37,7 +40,11 @@ final class Server extends ExerciseGrpc.ExerciseImplBase {
     public <Q, R> ServerCall.Listener<Q> interceptCall(
         ServerCall<Q, R> call, Metadata headers, ServerCallHandler<Q, R> next) {
       String id = headers.get(CALL_ID);
-      Context context = Context.current().withValue(ID, id == null ? "" : id);
+      Iterable<String> parents = headers.getAll(TRACEPARENT);
+      Context context =
+          Context.current()
+              .withValue(ID, id == null ? "" : id)
+              .withValue(PARENTS, parents == null ? "" : String.join(",", parents));
       return Contexts.interceptCall(context, call, headers, next);
     }
   }
@@ -52,6 +59,7 @@ final class Server extends ExerciseGrpc.ExerciseImplBase {
       this.answers = answers;
       record = new Record(log, "server", ID.get(), method);
       record.received = received;
+      record.traceparent = PARENTS.get();
       // With a handler set, answers to a cancelled call are dropped quietly.
       ((ServerCallStreamObserver<Answer>) answers).setOnCancelHandler(this::cancelled);
       // The context hears of it even while a handler is at work.
