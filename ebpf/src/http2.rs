@@ -13,7 +13,7 @@ use crate::step::Step;
 pub const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The same, so long that an index of 5 bits can't miss it.
-const PREFACE_TABLE: [u8; 32] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\0\0\0\0\0";
+pub const PREFACE_TABLE: [u8; 32] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\0\0\0\0\0";
 
 /// The bytes of the preface; counts them in [`Http1::column`].
 pub struct PrefaceBytes;

@@ -15,15 +15,17 @@
 use tracewire_common::elided::{FRAME_HEADER, Head, flag, frame};
 use tracewire_common::event::Header;
 use tracewire_common::inject::Fate;
-use tracewire_common::trace::{Injected, LENGTH, NAME, SAMPLED, TraceParent};
+use tracewire_common::trace::{Context, Injected, LENGTH, NAME, SAMPLED, TraceParent};
 
-use crate::block::{self, Block, Table, sign};
-use crate::http2::{PREFACE, plausible};
+use crate::block::{self, Block, Piece, Table, sign};
+use crate::http2::{PREFACE, PREFACE_TABLE, plausible};
 
 /// Bytes of the field: a literal without indexing with a new name, both strings plain.
 pub const FIELD: usize = 3 + NAME.len() + LENGTH;
 /// Payload that every peer takes (RFC 9113 §6.5.2, SETTINGS_MAX_FRAME_SIZE).
 const FRAME_LIMIT: u32 = 16_384;
+/// Bytes that are looked at in one step, at most.
+pub const PIECE: usize = 256;
 /// What the field adds to a header list (RFC 9113 §6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE).
 const LIST_BYTES: u32 = (NAME.len() + LENGTH) as u32 + 32;
 
@@ -116,11 +118,17 @@ pub struct Outbound {
     /// 1: it is to be put in the sockhash once it is established.
     pub enrolling: u8,
     /// The current frame's header.
-    pub header: [u8; 16],
+    pub header: [u8; 32],
     /// What is put in.
     pub field: [u8; FIELD],
     /// Must be 0.
     pub reserved: [u8; 3],
+    /// Where the walk stands in `piece`, and how many bytes are left.
+    pub walked: u32,
+    /// As said.
+    pub unwalked: u32,
+    /// Bytes of the message.
+    pub piece: [u8; PIECE],
     /// The block under way.
     pub block: Block,
     /// Its table.
@@ -140,17 +148,18 @@ pub enum Inserted {
 
 /// A piece of what the application writes, from the run's first byte on.
 pub trait Message {
-    /// A byte below [`Message::window`].
-    fn byte(&self, at: u32) -> u8;
     /// How many bytes can be read.
     fn window(&self) -> u32;
     /// Makes the first `n` bytes readable. False: it can't be done.
     fn linear(&mut self, n: u32) -> bool;
-    /// Walks bytes `at..at + n` of the block under way.
-    fn walk(&mut self, out: &mut Outbound, at: u32, n: u32);
+    /// Copies bytes `at..at + n`, which can be read, to the first of [`Outbound::piece`]; `n` is at most [`PIECE`].
+    fn copy(&mut self, out: &mut Outbound, at: u32, n: u32) -> bool;
+    /// Walks the first `n` bytes of [`Outbound::piece`], [`Outbound::walk`].
+    fn walk(&mut self, out: &mut Outbound, n: u32);
     /// Whether the next `n` bytes are certain to fit the send buffer.
     fn room(&mut self, n: u32) -> bool;
-    /// Finds the context of a request, [`Outbound::told`]. False: nobody knows.
+    /// Finds the context of a request, [`Outbound::told`], and makes a field of it, [`Outbound::field`].
+    /// False: nobody knows.
     fn context(&mut self, out: &mut Outbound) -> bool;
     /// Puts [`Outbound::field`] in at `at` and makes `length` the payload length of the
     /// frame that begins at 0.
@@ -161,7 +170,13 @@ pub trait Message {
 
 /// Writes the field as it goes into a block.
 #[inline(always)]
-pub fn write(context: &TraceParent, bytes: &mut [u8; FIELD]) {
+pub fn write(context: &Context, bytes: &mut [u8; FIELD]) {
+    let context = TraceParent {
+        trace_id: context.trace_id,
+        span_id: context.span_id,
+        // Level 1 knows no flag but this one, and some of its readers refuse others.
+        flags: context.flags & SAMPLED,
+    };
     bytes[0] = 0;
     bytes[1] = NAME.len() as u8;
     let mut i = 0;
@@ -174,6 +189,15 @@ pub fn write(context: &TraceParent, bytes: &mut [u8; FIELD]) {
     let value = unsafe { bytes.as_mut_ptr().add(3 + NAME.len()) };
     // SAFETY: as above.
     context.write(unsafe { &mut *value.cast::<[u8; LENGTH]>() });
+}
+
+struct Bytes<'a>(&'a [u8; PIECE]);
+
+impl Piece for Bytes<'_> {
+    #[inline(always)]
+    fn byte(&self, at: u32) -> u8 {
+        self.0[at as usize & (PIECE - 1)]
+    }
 }
 
 impl Outbound {
@@ -200,9 +224,12 @@ impl Outbound {
         request: 0,
         whole: 0,
         enrolling: 0,
-        header: [0; 16],
+        header: [0; 32],
         field: [0; FIELD],
         reserved: [0; 3],
+        walked: 0,
+        unwalked: 0,
+        piece: [0; PIECE],
         told: Told {
             header: Header::EMPTY,
             injected: Injected::EMPTY,
@@ -237,6 +264,19 @@ impl Outbound {
         self.have = 0;
         self.open = 0;
         self.table.lose();
+    }
+
+    /// One step of the walk over the piece. False: it is over.
+    #[inline(always)]
+    pub fn walk(&mut self) -> bool {
+        if self.unwalked == 0 {
+            return false;
+        }
+        let piece = Bytes(&self.piece);
+        let n = self.block.step(&mut self.table, &piece, self.walked, self.unwalked);
+        self.walked = self.walked.wrapping_add(n);
+        self.unwalked = self.unwalked.wrapping_sub(n);
+        true
     }
 
     /// The run is over.
@@ -274,21 +314,33 @@ pub fn step<M: Message>(out: &mut Outbound, message: &mut M) -> bool {
     }
 }
 
-/// Whether the first `end` bytes can be read; where they lie beyond what can, the run
+/// Fetches the next `n` bytes, if they can be read; where they lie beyond what can, the run
 /// ends before `at`, so that the next one begins there.
 #[inline(always)]
-fn readable<M: Message>(out: &mut Outbound, message: &mut M, end: u32) -> bool {
-    if message.window() >= end {
-        return true;
-    }
-    if out.at != 0 {
+fn readable<M: Message>(out: &mut Outbound, message: &mut M, n: u32) -> bool {
+    if out.at != 0 && message.window() < out.at + n {
         out.apply = out.at;
-    } else if message.linear(end) {
-        return true;
-    } else {
-        out.phase = phase::DEAD;
+        return false;
     }
+    fetch(out, message, n)
+}
+
+/// Fetches the next `n` bytes of a frame that the run began with.
+#[inline(always)]
+fn fetch<M: Message>(out: &mut Outbound, message: &mut M, n: u32) -> bool {
+    let at = out.at;
+    let end = at.saturating_add(n);
+    if (message.window() >= end || message.linear(end)) && message.copy(out, at, n) {
+        return true;
+    }
+    out.phase = phase::DEAD;
     false
+}
+
+/// All ones if `i < n`, else 0.
+#[inline(always)]
+fn mask(i: u32, n: u32) -> u8 {
+    ((i.wrapping_sub(n) as i32) >> 31) as u8
 }
 
 #[inline(always)]
@@ -296,18 +348,18 @@ fn preface<M: Message>(out: &mut Outbound, message: &mut M, left: u32) -> bool {
     let have = u32::from(out.have);
     let missing = PREFACE.len() as u32 - have;
     let n = if missing < left { missing } else { left };
-    if !readable(out, message, out.at + n) {
+    if !readable(out, message, n) {
         return false;
     }
+    // Branches are few on purpose: the verifier walks each combination of them.
     let mut i = 0;
-    let mut same = true;
+    let mut different = 0;
     while i < PREFACE.len() as u32 {
-        if i >= have && i - have < n && message.byte(out.at + i - have) != PREFACE[i as usize] {
-            same = false;
-        }
+        let from = (have + i) as usize & 31;
+        different |= (out.piece[i as usize] ^ PREFACE_TABLE[from]) & mask(i, n);
         i += 1;
     }
-    if !same {
+    if different != 0 {
         // HTTP/1 is told by its own bytes, from the first one on.
         out.phase = if have == 0 { phase::HTTP1 } else { phase::DEAD };
         return false;
@@ -328,14 +380,13 @@ fn head<M: Message>(out: &mut Outbound, message: &mut M, left: u32) -> bool {
     let have = u32::from(out.have);
     let missing = (FRAME_HEADER as u32).wrapping_sub(have);
     let n = if missing < left { missing } else { left };
-    if !readable(out, message, out.at + n) {
+    if !readable(out, message, n) {
         return false;
     }
     let mut i = 0;
     while i < FRAME_HEADER as u32 {
-        if i < n {
-            out.header[((have + i) & 15) as usize] = message.byte(out.at + i);
-        }
+        // Beyond `n` it writes what is overwritten later, or not looked at.
+        out.header[((have + i) & 31) as usize] = out.piece[i as usize];
         i += 1;
     }
     if n < missing {
@@ -382,12 +433,11 @@ fn head<M: Message>(out: &mut Outbound, message: &mut M, left: u32) -> bool {
                 out.lose();
                 return false;
             }
-            if message.window() <= out.at && !message.linear(out.at + 1) {
-                out.phase = phase::DEAD;
+            if !fetch(out, message, 1) {
                 return false;
             }
             if padded {
-                out.pad = u32::from(message.byte(out.at));
+                out.pad = u32::from(out.piece[0]);
             }
         }
     }
@@ -434,13 +484,11 @@ fn allowed(out: &mut Outbound, head: &Head) -> bool {
 #[inline(always)]
 fn fragment<M: Message>(out: &mut Outbound, message: &mut M, left: u32) -> bool {
     let n = if out.need < left { out.need } else { left };
-    // The run began with this frame, or with a piece of it.
-    if message.window() < out.at + n && !message.linear(out.at + n) {
-        out.phase = phase::DEAD;
+    let n = if n < PIECE as u32 { n } else { PIECE as u32 };
+    if !fetch(out, message, n) {
         return false;
     }
-    let at = out.at;
-    message.walk(out, at, n);
+    message.walk(out, n);
     out.at += n;
     out.need -= n;
     if out.need == 0 {
@@ -501,13 +549,6 @@ fn insert<M: Message>(out: &mut Outbound, message: &mut M, length: u32) -> Fate 
     if !message.context(out) {
         return Fate::NoContext;
     }
-    let context = TraceParent {
-        trace_id: out.told.injected.context.trace_id,
-        span_id: out.told.injected.context.span_id,
-        // Level 1 knows no flag but this one, and some of its readers refuse others.
-        flags: out.told.injected.context.flags & SAMPLED,
-    };
-    write(&context, &mut out.field);
     let at = out.at;
     match message.insert(out, at, length) {
         Inserted::Done => {

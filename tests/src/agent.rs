@@ -61,12 +61,21 @@ impl Agent {
     /// # Errors
     /// When the agent does not say that it is attached.
     pub fn attach(pids: &[u32], folder: &Folder) -> Result<Self> {
+        Self::attach_with(pids, &[], folder)
+    }
+
+    /// The same with flags of the caller's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attach_with(pids: &[u32], flags: &[&str], folder: &Folder) -> Result<Self> {
         let pids: Vec<String> = pids
             .iter()
             .flat_map(|pid| ["--pid".to_owned(), pid.to_string()])
             .collect();
         let mut arguments = vec!["attach"];
         arguments.extend(pids.iter().map(String::as_str));
+        arguments.extend(flags);
         Self::start(&arguments, folder)
     }
 

@@ -52,6 +52,9 @@ pub enum Sides {
     Server,
 }
 
+/// Who is observed, TLS, flags of the agent's.
+type How<'a> = (Sides, Option<&'a Tls>, &'a [&'a str]);
+
 impl Session {
     /// Runs all loads at the same time; the agent is there before the first call.
     ///
@@ -72,7 +75,7 @@ impl Session {
         address: Option<&str>,
         sides: Sides,
     ) -> Result<Self> {
-        Self::run_as(server, client, loads, address, sides, None)
+        Self::run_as(server, client, loads, address, (sides, None, &[]))
     }
 
     /// The same with TLS between them.
@@ -82,7 +85,15 @@ impl Session {
     pub fn run_tls(server: Language, client: Language, loads: &[Load], mutual: bool) -> Result<Self> {
         let folder = Folder::new()?;
         let tls = Tls::new(&folder, mutual)?;
-        Self::run_as(server, client, loads, None, Sides::Both, Some(&tls))
+        Self::run_as(server, client, loads, None, (Sides::Both, Some(&tls), &[]))
+    }
+
+    /// Both sides observed, with flags of the agent's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_with(server: Language, client: Language, loads: &[Load], flags: &[&str]) -> Result<Self> {
+        Self::run_as(server, client, loads, None, (Sides::Both, None, flags))
     }
 
     fn run_as(
@@ -90,13 +101,12 @@ impl Session {
         client: Language,
         loads: &[Load],
         address: Option<&str>,
-        sides: Sides,
-        tls: Option<&Tls>,
+        how: How<'_>,
     ) -> Result<Self> {
         client.build()?;
         for attempt in 1..=ATTEMPTS {
             let delay = DELAY.max(2 * usual_attach()) * attempt;
-            if let Some(session) = Self::attempt(server, client, loads, address, (sides, tls), delay)? {
+            if let Some(session) = Self::attempt(server, client, loads, address, how, delay)? {
                 return Ok(session);
             }
         }
@@ -109,7 +119,7 @@ impl Session {
         client: Language,
         loads: &[Load],
         address: Option<&str>,
-        (sides, tls): (Sides, Option<&Tls>),
+        (sides, tls, flags): How<'_>,
         delay: Duration,
     ) -> Result<Option<Self>> {
         let folder = Folder::new()?;
@@ -143,7 +153,7 @@ impl Session {
         if sides != Sides::Server {
             pids.extend(clients.iter().map(|client| client.running.pid()));
         }
-        let agent = Agent::attach(&pids, &folder)?;
+        let agent = Agent::attach_with(&pids, flags, &folder)?;
         let attached = now();
         *ATTACH.lock().unwrap_or_else(PoisonError::into_inner) = began.elapsed();
         let mut truth = Truth::new();

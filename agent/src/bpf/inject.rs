@@ -90,9 +90,8 @@ fn try_attach(ebpf: &mut Ebpf, rung: Rung) -> Result<Injection, String> {
         .and_then(|p| p.try_into().ok())
         .ok_or("no program socket_event")?;
     program.load().map_err(|e| reason(&e))?;
-    program
-        .attach(root, CgroupAttachMode::AllowMultiple)
-        .map_err(|e| reason(&e))?;
+    // By a link, which always stands beside others.
+    program.attach(root, CgroupAttachMode::Single).map_err(|e| reason(&e))?;
     Ok(Injection { verdict })
 }
 

@@ -7,13 +7,13 @@ use tracewire_common::settings::ABSENT;
 use tracewire_ebpf::connection::{Flow, Shared, flow_flag, phase, protocol};
 use tracewire_ebpf::order;
 
-use crate::kernel::{emit, inject};
 use crate::kernel::maps::{self, Cursor, Scratch, offset};
 use crate::kernel::memory::{kernel, user};
 use crate::kernel::open::first_sight;
 use crate::kernel::proof::prove;
 use crate::kernel::tls::join;
 use crate::kernel::walk::{Walk, flush, stop, walk};
+use crate::kernel::{emit, inject};
 
 const RCV_SHUTDOWN: u8 = 1;
 const MSG_PEEK: u64 = 2;

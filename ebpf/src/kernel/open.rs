@@ -5,9 +5,9 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use tracewire_common::event::{Header, Open, direction, flags, kind, layer};
 use tracewire_ebpf::order::{self, Birth};
 
-use crate::kernel::{emit, inject};
 use crate::kernel::maps::{self, Scratch, offset};
 use crate::kernel::memory::kernel;
+use crate::kernel::{emit, inject};
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;

@@ -8,21 +8,21 @@ use std::vec::Vec;
 
 use tracewire_common::elided::{Head, flag, frame};
 use tracewire_common::inject::Fate;
-use tracewire_common::trace::TraceParent;
+use tracewire_common::trace::Context;
 
 use super::{FIELD, Inserted, Message, Outbound, phase, step, write};
-use crate::block::Piece;
 use crate::http2::PREFACE;
 
-fn context(stream: u32) -> TraceParent {
-    TraceParent {
+fn context(stream: u32) -> Context {
+    Context {
         trace_id: [stream as u8; 16],
         span_id: [stream as u8; 8],
-        flags: 1,
+        flags: 3,
+        ..Context::default()
     }
 }
 
-fn field(context: &TraceParent) -> [u8; FIELD] {
+fn field(context: &Context) -> [u8; FIELD] {
     let mut bytes = [0; FIELD];
     write(context, &mut bytes);
     bytes
@@ -37,19 +37,7 @@ struct Write {
     fates: Vec<Fate>,
 }
 
-struct Bytes<'a>(&'a [u8]);
-
-impl Piece for Bytes<'_> {
-    fn byte(&self, at: u32) -> u8 {
-        self.0[at as usize]
-    }
-}
-
 impl Message for Write {
-    fn byte(&self, at: u32) -> u8 {
-        assert!((at as usize) < self.window);
-        self.bytes[at as usize]
-    }
     fn window(&self) -> u32 {
         self.window as u32
     }
@@ -58,22 +46,22 @@ impl Message for Write {
         self.window = self.window.max(n as usize);
         true
     }
-    fn walk(&mut self, out: &mut Outbound, at: u32, n: u32) {
-        assert!((at + n) as usize <= self.window);
-        let bytes = &self.bytes[at as usize..(at + n) as usize];
-        let mut done = 0;
-        while done < n {
-            done += out.block.step(&mut out.table, &Bytes(bytes), done, n - done);
-        }
+    fn copy(&mut self, out: &mut Outbound, at: u32, n: u32) -> bool {
+        let (at, n) = (at as usize, n as usize);
+        assert!(at + n <= self.window);
+        out.piece[..n].copy_from_slice(&self.bytes[at..at + n]);
+        true
+    }
+    fn walk(&mut self, out: &mut Outbound, n: u32) {
+        out.walked = 0;
+        out.unwalked = n;
+        while out.walk() {}
     }
     fn room(&mut self, _n: u32) -> bool {
         self.room
     }
     fn context(&mut self, out: &mut Outbound) -> bool {
-        let context = context(out.stream);
-        out.told.injected.context.trace_id = context.trace_id;
-        out.told.injected.context.span_id = context.span_id;
-        out.told.injected.context.flags = 3;
+        write(&context(out.stream), &mut out.field);
         out.stream != 99
     }
     fn insert(&mut self, out: &mut Outbound, at: u32, length: u32) -> Inserted {

@@ -7,6 +7,7 @@
 use aya_ebpf::bindings::{sk_action, sk_msg_md};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_loop, bpf_msg_apply_bytes, bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data,
+    bpf_probe_read_kernel,
 };
 use tracewire_common::event::{Header, direction, kind};
 use tracewire_common::inject::Fate;
@@ -14,8 +15,7 @@ use tracewire_common::link::StreamKey;
 use tracewire_common::sampling::sampled;
 use tracewire_common::settings::watch;
 use tracewire_common::trace::{Injected, SAMPLED, mint};
-use tracewire_ebpf::block::Piece;
-use tracewire_ebpf::outbound::{FIELD, Inserted, Message, Outbound, Told, step};
+use tracewire_ebpf::outbound::{FIELD, Inserted, Message, Outbound, PIECE, Told, step, write};
 
 use super::{count, outbound, served};
 use crate::kernel::maps::{self, offset};
@@ -24,8 +24,8 @@ use crate::kernel::{context, emit};
 
 /// Frames of one run at most; what follows gets a run of its own.
 const FRAMES: u32 = 1024;
-/// Steps over one piece of a block at most.
-const STEPS: u32 = 16 * 1024;
+/// Steps over one piece of a block at most: each takes a byte or more.
+const STEPS: u32 = PIECE as u32 + 1;
 /// Bytes that are made contiguous after an insertion, so that they go out as one.
 const CONTIGUOUS: u32 = 16 * 1024;
 /// Largest distance from the start of the readable bytes.
@@ -48,15 +48,6 @@ struct Run {
     last: u32,
 }
 
-/// Bytes of a block, for its walk.
-#[repr(C)]
-struct Walk {
-    msg: *mut sk_msg_md,
-    out: *mut Outbound,
-    at: u32,
-    left: u32,
-}
-
 #[inline(always)]
 fn bounds(msg: *const sk_msg_md) -> (usize, usize) {
     // SAFETY: the program's own context; volatile, since helpers move what it points to.
@@ -64,18 +55,6 @@ fn bounds(msg: *const sk_msg_md) -> (usize, usize) {
     // SAFETY: as above.
     let end = unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_2.data_end) };
     (data as usize, end as usize)
-}
-
-#[inline(always)]
-fn byte_at(msg: *const sk_msg_md, at: u32) -> u8 {
-    let (data, end) = bounds(msg);
-    let at = opaque(u64::from(at)) & REACH;
-    let p = data + at as usize;
-    if p + 1 > end {
-        return 0;
-    }
-    // SAFETY: inside the message (just checked, as the verifier asks).
-    unsafe { *(p as *const u8) }
 }
 
 /// A message passes: what becomes of it.
@@ -143,27 +122,63 @@ unsafe extern "C" fn run_step(turn: u64, run: *mut Run) -> i64 {
     i64::from(!step(out, run))
 }
 
-/// One turn of `bpf_loop` over a block; 1 ends it.
-unsafe extern "C" fn walk_step(_turn: u64, walk: *mut Walk) -> i64 {
-    // SAFETY: `Run::walk` passes its own walk.
-    let walk = unsafe { &mut *walk };
-    if walk.left == 0 {
-        return 1;
-    }
-    // SAFETY: a live element of a map, as in `try_passes`.
-    let out = unsafe { &mut *walk.out };
-    let (at, left) = (walk.at, walk.left);
-    let n = out.block.step(&mut out.table, walk, at, left);
-    walk.at = walk.at.wrapping_add(n);
-    walk.left = walk.left.wrapping_sub(n);
-    0
+/// One turn of `bpf_loop` over a piece of a block; 1 ends it.
+unsafe extern "C" fn walk_step(_turn: u64, out: *mut *mut Outbound) -> i64 {
+    // SAFETY: `walk_piece` passes where it keeps the address of a live element of a map.
+    let out = unsafe { *out };
+    // SAFETY: as said.
+    let out = unsafe { &mut *out };
+    i64::from(!out.walk())
 }
 
-impl Piece for Walk {
-    #[inline(always)]
-    fn byte(&self, at: u32) -> u8 {
-        byte_at(self.msg, at)
+/// Walks the piece that was copied; a function of its own, so that the verifier walks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_piece(cookie: u64, n: u32) -> u32 {
+    let Some(mut out) = outbound(cookie) else { return 0 };
+    // SAFETY: a live element of a map, which only the socket's holder writes.
+    let at = unsafe { &mut *out };
+    at.walked = 0;
+    at.unwalked = n;
+    // SAFETY: `walk_step` takes what is passed here.
+    unsafe { bpf_loop(STEPS, walk_step as *mut _, (&raw mut out).cast(), 0) };
+    1
+}
+
+/// Finds the context of the request under way and makes a field of it. 0: nobody knows.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn prepare(cookie: u64) -> u32 {
+    let Some(out) = outbound(cookie) else { return 0 };
+    // SAFETY: a live element of a map, which only the socket's holder writes.
+    let out = unsafe { &mut *out };
+    let request = match context::parent(cookie, out.stream) {
+        Some(request) => request,
+        None => StreamKey::NONE,
+    };
+    let injected = &mut out.told.injected;
+    injected.child = StreamKey::made(cookie, out.stream);
+    injected.parent = request;
+    let key = [maps::key(0), maps::key(1)];
+    let minted = mint(key, cookie, out.stream, u32::from(direction::SEND));
+    injected.context.span_id = minted.span_id;
+    injected.context.trace_id = minted.trace_id;
+    injected.context.parent = [0; 8];
+    injected.context.flags = u8::from(sampled(&minted.trace_id, maps::threshold())) * SAMPLED;
+    if request.is_some() {
+        let Some(served) = served(&request) else { return 0 };
+        // SAFETY: a live element of a map, written once.
+        let served = unsafe { &*served };
+        if served.unknown != 0 {
+            return 0;
+        }
+        injected.context.trace_id = served.trace_id;
+        injected.context.parent = served.span_id;
+        injected.context.flags = served.flags;
     }
+    let context = injected.context;
+    write(&context, &mut out.field);
+    1
 }
 
 impl Run {
@@ -202,11 +217,6 @@ impl Run {
 
 impl Message for Run {
     #[inline(always)]
-    fn byte(&self, at: u32) -> u8 {
-        byte_at(self.msg, at)
-    }
-
-    #[inline(always)]
     fn window(&self) -> u32 {
         let (data, end) = bounds(self.msg);
         let n = opaque(end as u64 - data as u64);
@@ -219,15 +229,21 @@ impl Message for Run {
     }
 
     #[inline(always)]
-    fn walk(&mut self, _out: &mut Outbound, at: u32, n: u32) {
-        let mut walk = Walk {
-            msg: self.msg,
-            out: self.out,
-            at,
-            left: n,
-        };
-        // SAFETY: `walk_step` takes what is passed here; the walk outlives the call.
-        unsafe { bpf_loop(STEPS, walk_step as *mut _, (&raw mut walk).cast(), 0) };
+    fn copy(&mut self, out: &mut Outbound, at: u32, n: u32) -> bool {
+        let (data, _) = bounds(self.msg);
+        let at = opaque(u64::from(at)) & REACH;
+        let size = opaque(u64::from(n));
+        if size > PIECE as u64 {
+            return false;
+        }
+        let to = (&raw mut out.piece).cast();
+        // SAFETY: writes at most PIECE bytes to the piece; the caller saw to it that they are there to be read.
+        unsafe { bpf_probe_read_kernel(to, size as u32, (data + at as usize) as *const _) == 0 }
+    }
+
+    #[inline(always)]
+    fn walk(&mut self, _out: &mut Outbound, n: u32) {
+        walk_piece(self.cookie, n);
     }
 
     #[inline(always)]
@@ -250,32 +266,8 @@ impl Message for Run {
     }
 
     #[inline(always)]
-    fn context(&mut self, out: &mut Outbound) -> bool {
-        let request = match context::parent(self.cookie, out.stream) {
-            Some(request) => request,
-            None => StreamKey::NONE,
-        };
-        let injected = &mut out.told.injected;
-        injected.child = StreamKey::made(self.cookie, out.stream);
-        injected.parent = request;
-        let key = [maps::key(0), maps::key(1)];
-        let minted = mint(key, self.cookie, out.stream, u32::from(direction::SEND));
-        injected.context.span_id = minted.span_id;
-        injected.context.trace_id = minted.trace_id;
-        injected.context.parent = [0; 8];
-        injected.context.flags = u8::from(sampled(&minted.trace_id, maps::threshold())) * SAMPLED;
-        if request.is_some() {
-            let Some(served) = served(&request) else { return false };
-            // SAFETY: a live element of a map, written once.
-            let served = unsafe { &*served };
-            if served.unknown != 0 {
-                return false;
-            }
-            injected.context.trace_id = served.trace_id;
-            injected.context.parent = served.span_id;
-            injected.context.flags = served.flags;
-        }
-        true
+    fn context(&mut self, _out: &mut Outbound) -> bool {
+        prepare(self.cookie) != 0
     }
 
     #[inline(always)]
