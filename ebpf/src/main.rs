@@ -13,7 +13,9 @@ mod kernel;
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::bindings::sk_action;
-    use aya_ebpf::macros::{btf_tracepoint, fexit, raw_tracepoint, sk_msg, sock_ops, stream_verdict, uprobe, uretprobe};
+    use aya_ebpf::macros::{
+        btf_tracepoint, fexit, raw_tracepoint, sk_msg, sock_ops, stream_verdict, uprobe, uretprobe,
+    };
     use aya_ebpf::programs::{
         BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext, SkBuffContext,
         SkMsgContext, SockOpsContext,

@@ -96,13 +96,7 @@ impl Session {
         Self::run_as(server, client, loads, None, (Sides::Both, None, flags))
     }
 
-    fn run_as(
-        server: Language,
-        client: Language,
-        loads: &[Load],
-        address: Option<&str>,
-        how: How<'_>,
-    ) -> Result<Self> {
+    fn run_as(server: Language, client: Language, loads: &[Load], address: Option<&str>, how: How<'_>) -> Result<Self> {
         client.build()?;
         for attempt in 1..=ATTEMPTS {
             let delay = DELAY.max(2 * usual_attach()) * attempt;
