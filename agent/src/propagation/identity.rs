@@ -22,7 +22,7 @@ use tracewire_common::link::{Link, StreamKey};
 use tracewire_common::trace::{Context, Injected, RANDOM, SAMPLED, TraceParent, mint};
 
 use super::edge::{self, Edges};
-use super::head::{Facts, Head, Services};
+use super::head::{Decision, Facts, Head, Services};
 use super::w3c;
 use crate::request::assemble::Output;
 use crate::request::{Exchange, Outcome, Role, Seen, Version};
@@ -83,6 +83,8 @@ struct Request {
     /// Its stream's number is on the wire, not counted.
     numbered: bool,
     wire: Option<TraceParent>,
+    /// `wire` leaves the head decision to us.
+    undecided: bool,
     state: Option<Arc<str>>,
     method: Seen<Arc<str>>,
     path: Seen<Arc<str>>,
@@ -94,13 +96,15 @@ struct Request {
 
 impl Request {
     fn of(exchange: &Exchange) -> Self {
+        let (wire, undecided) = parse(&exchange.request.traceparent, &exchange.request.sentry_trace);
         Request {
             pid: exchange.pid,
             start_ns: exchange.start_ns,
             end_ns: 0,
             over_ns: None,
             numbered: exchange.version == Version::Http2,
-            wire: parse(&exchange.request.traceparent),
+            wire,
+            undecided,
             state: state(&exchange.request.tracestate),
             method: exchange.request.method.clone(),
             path: exchange.request.path.clone(),
@@ -204,16 +208,19 @@ impl Identities {
                 start_ns,
                 traceparent,
                 tracestate,
+                sentry_trace,
                 method,
                 path,
             } => {
+                let (wire, undecided) = parse(&traceparent, &sentry_trace);
                 let request = Request {
                     pid,
                     start_ns,
                     end_ns: 0,
                     over_ns: None,
                     numbered: version == Version::Http2,
-                    wire: parse(&traceparent),
+                    wire,
+                    undecided,
                     state: state(&tracestate),
                     method,
                     path,
@@ -324,7 +331,16 @@ impl Identities {
         if depth > DEPTH {
             return None;
         }
-        let (wire, state) = (request.wire, request.state.clone());
+        let (mut wire, mut state) = (request.wire, request.state.clone());
+        if request.undecided
+            && let Some(parent) = &mut wire
+        {
+            let (trace_id, flags) = (parent.trace_id, parent.flags);
+            let decision = self.decide(key, services, |head, facts| {
+                head.untrusted(&trace_id, flags, state.as_ref(), facts)
+            });
+            (parent.flags, state) = (decision.flags, decision.trace_state);
+        }
         let context = if key.direction == u32::from(direction::SEND) {
             self.made(key, wire, state, services, depth)
         } else {
@@ -476,9 +492,14 @@ impl Identities {
         })
     }
 
-    fn root(&mut self, key: StreamKey, services: &mut impl Services) -> SpanContext {
-        let minted = mint(self.key, key.connection, key.stream, key.direction);
-        let decision = match self.requests.get(&key) {
+    /// Asks for a head decision with the facts that it wants.
+    fn decide(
+        &mut self,
+        key: StreamKey,
+        services: &mut impl Services,
+        ask: impl FnOnce(&mut Head, &Facts<'_>) -> Decision,
+    ) -> Decision {
+        match self.requests.get(&key) {
             Some(request) if self.head.wants_facts() => {
                 let text = |seen: &Seen<Arc<str>>| seen.value().cloned().unwrap_or_default();
                 let facts = Facts {
@@ -487,10 +508,15 @@ impl Identities {
                     path: &text(&request.path),
                     now_ns: request.start_ns,
                 };
-                self.head.root(&minted.trace_id, &facts)
+                ask(&mut self.head, &facts)
             }
-            _ => self.head.root(&minted.trace_id, &Facts::default()),
-        };
+            _ => ask(&mut self.head, &Facts::default()),
+        }
+    }
+
+    fn root(&mut self, key: StreamKey, services: &mut impl Services) -> SpanContext {
+        let minted = mint(self.key, key.connection, key.stream, key.direction);
+        let decision = self.decide(key, services, |head, facts| head.root(&minted.trace_id, facts));
         SpanContext {
             trace_id: minted.trace_id,
             span_id: minted.span_id,
@@ -513,8 +539,16 @@ fn remember<V>(map: &mut FxHashMap<StreamKey, V>, order: &mut VecDeque<StreamKey
     }
 }
 
-fn parse(value: &Seen<Arc<str>>) -> Option<TraceParent> {
-    w3c::trace_parent(value.value()?)
+/// The parent that a request names: `traceparent`, or else Sentry's own field; and whether that
+/// leaves the head decision to whoever comes next.
+fn parse(traceparent: &Seen<Arc<str>>, sentry: &Seen<Arc<str>>) -> (Option<TraceParent>, bool) {
+    match (traceparent, sentry) {
+        (Seen::Value(value), _) => (w3c::trace_parent(value), false),
+        (Seen::Absent, Seen::Value(value)) => {
+            w3c::sentry_trace(value).map_or((None, false), |(parent, undecided)| (Some(parent), undecided))
+        }
+        _ => (None, false),
+    }
 }
 
 fn state(value: &Seen<Arc<str>>) -> Option<Arc<str>> {

@@ -18,6 +18,22 @@ pub fn trace_parent(value: &str) -> Option<TraceParent> {
     TraceParent::decode(first)
 }
 
+/// Reads a `sentry-trace`, `TRACE-SPAN[-SAMPLED]` (develop.sentry.dev, "Trace Propagation"): the
+/// parent, and whether it left the decision to us. None: it must be ignored.
+pub fn sentry_trace(value: &str) -> Option<(TraceParent, bool)> {
+    let value = value.trim();
+    let (trace, rest) = value.split_at_checked(32)?;
+    let (span, rest) = rest.strip_prefix('-')?.split_at_checked(16)?;
+    let flags = match rest {
+        "" => "00",
+        "-0" => "00",
+        "-1" => "01",
+        _ => return None,
+    };
+    let parent = trace_parent(&format!("00-{trace}-{span}-{flags}"))?;
+    Some((parent, rest.is_empty()))
+}
+
 /// A `tracestate` that may be carried on: within the limits of §3.3.
 pub fn trace_state(value: &str) -> Option<&str> {
     let value = value.trim();
@@ -34,6 +50,31 @@ pub fn trace_state(value: &str) -> Option<&str> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn sentry_s_own_header() {
+        let good = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
+        let (parent, deferred) = sentry_trace(good).unwrap();
+        assert_eq!(
+            (parent.trace_id[0], parent.span_id[7], parent.flags, deferred),
+            (0x0a, 0x31, 0, true)
+        );
+        for (end, flags) in [("-1", 1), ("-0", 0)] {
+            let (parent, deferred) = sentry_trace(&format!("{good}{end}")).unwrap();
+            assert_eq!((parent.flags, deferred), (flags, false));
+        }
+        for bad in [
+            "",
+            "-",
+            "0af7",
+            &good[1..],
+            &format!("{good}-2"),
+            &format!("{good}-"),
+            &good.to_uppercase(),
+        ] {
+            assert_eq!(sentry_trace(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn good_and_bad() {

@@ -189,6 +189,9 @@ impl Request {
                     (_, None) => Seen::Unknown,
                 };
             }
+            12 if equal(name, "sentry-trace") => {
+                head.sentry_trace = value.map_or(Seen::Unknown, |v| Seen::Value(Interner::once(v)));
+            }
             12 if equal(name, "content-type") => head.content_type = seen(value, interner),
             12 if equal(name, "grpc-timeout") => {
                 head.grpc_timeout = value.map_or(Seen::Unknown, |v| Seen::Value(Interner::once(v)));
@@ -235,6 +238,7 @@ impl Request {
             unless_seen(&mut head.user_agent);
             unless_seen(&mut head.traceparent);
             unless_seen(&mut head.tracestate);
+            unless_seen(&mut head.sentry_trace);
             unless_seen(&mut head.grpc_timeout);
         }
         self.head

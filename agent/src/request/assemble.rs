@@ -117,6 +117,8 @@ pub enum Output {
         traceparent: Seen<Arc<str>>,
         /// `tracestate` likewise.
         tracestate: Seen<Arc<str>>,
+        /// `sentry-trace` likewise.
+        sentry_trace: Seen<Arc<str>>,
         /// As [`RequestHead::method`].
         method: Seen<Arc<str>>,
         /// As [`RequestHead::path`].
@@ -443,6 +445,7 @@ impl Turn<'_> {
             start_ns,
             traceparent: request.traceparent.clone(),
             tracestate: request.tracestate.clone(),
+            sentry_trace: request.sentry_trace.clone(),
             method: request.method.clone(),
             path: request.path.clone(),
         });

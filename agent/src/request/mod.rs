@@ -115,6 +115,8 @@ pub struct RequestHead {
     pub traceparent: Seen<Arc<str>>,
     /// `tracestate` as sent (several fields joined by commas).
     pub tracestate: Seen<Arc<str>>,
+    /// `sentry-trace` as sent: what Sentry's SDKs say where they send no `traceparent`.
+    pub sentry_trace: Seen<Arc<str>>,
     /// `grpc-timeout` as sent.
     pub grpc_timeout: Seen<Arc<str>>,
     /// `content-length`.

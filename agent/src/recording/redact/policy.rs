@@ -12,7 +12,7 @@ use crate::span::url::PATH_LIMIT;
 pub(super) const REDACTED: &[u8] = b"REDACTED";
 
 /// Fields whose values are kept as they are.
-const KEPT: [&[u8]; 12] = [
+const KEPT: [&[u8]; 13] = [
     b":method",
     b":scheme",
     b":status",
@@ -22,6 +22,7 @@ const KEPT: [&[u8]; 12] = [
     b"grpc-encoding",
     b"grpc-status",
     b"grpc-timeout",
+    b"sentry-trace",
     b"te",
     b"traceparent",
     b"tracestate",
