@@ -7,6 +7,7 @@ mod bugsink;
 mod issues;
 mod normaliser;
 mod peers;
+mod sdk;
 mod sink;
 mod spans;
 mod spotlight;
