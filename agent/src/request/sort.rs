@@ -23,6 +23,10 @@ pub type Held = (Option<Vec<u8>>, Option<Vec<u8>>);
 const HELD: usize = 64 * 1024;
 
 /// Takes the fields of a block.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a block, taken apart at its end: a box would be an allocation a request"
+)]
 pub enum HeadSink {
     /// As a request's.
     Request(Request, Opening),
