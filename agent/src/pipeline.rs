@@ -137,9 +137,9 @@ impl Pipeline {
         // Its names are read first: it may end at any moment.
         let _ = self.named.resource(pid);
         self.named.watched.insert(pid);
-        let watched = self.kernel.watch(pid);
+        // The probes first, so that they are there when the first request is seen.
         self.kernel.probe(pid);
-        watched
+        self.kernel.watch(pid)
     }
 
     /// What an observed process is called.

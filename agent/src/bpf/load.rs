@@ -195,8 +195,10 @@ impl Kernel {
 
     /// Observes a process from now on.
     pub fn watch(&mut self, pid: u32) -> bool {
-        self.processes()
-            .is_some_and(|mut p| p.insert(pid, watch::WATCHED, 0).is_ok())
+        self.processes().is_some_and(|mut p| {
+            let runtimes = p.get(&pid, 0).unwrap_or(0) & !watch::MASK;
+            p.insert(pid, runtimes | watch::WATCHED, 0).is_ok()
+        })
     }
 
     /// Observes a process no more.

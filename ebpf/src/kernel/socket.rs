@@ -22,7 +22,7 @@ const TCP_LISTEN: i32 = 10;
 
 /// User registers of the current task.
 #[inline(always)]
-fn registers() -> u64 {
+pub fn registers() -> u64 {
     if setting!(has_task_pt_regs) != 0 {
         // SAFETY: a helper without arguments.
         let task = unsafe { bpf_get_current_task_btf() };

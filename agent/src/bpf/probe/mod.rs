@@ -258,9 +258,9 @@ impl Probes {
                 self.plain.insert(file.id);
                 continue;
             }
-            // Before the probes, so that they find it.
-            tell(ebpf, pid, &found);
             let links = self.attach(ebpf, &file, &found);
+            // Behind the probes, for what is told makes the process an observed one.
+            tell(ebpf, pid, &found);
             self.files.insert(
                 file.id,
                 Probed {

@@ -20,7 +20,7 @@ use tracewire_ebpf::outbound::{FIELD, Inserted, Message, Outbound, PIECE, Told, 
 use super::{count, outbound, served};
 use crate::kernel::maps::{self, offset};
 use crate::kernel::memory::{kernel, opaque};
-use crate::kernel::{context, emit};
+use crate::kernel::{emit, probe};
 
 /// Frames of one run at most; what follows gets a run of its own.
 const FRAMES: u32 = 1024;
@@ -152,7 +152,7 @@ pub extern "C" fn prepare(cookie: u64) -> u32 {
     let Some(out) = outbound(cookie) else { return 0 };
     // SAFETY: a live element of a map, which only the socket's holder writes.
     let out = unsafe { &mut *out };
-    let request = match context::parent(cookie, out.stream) {
+    let request = match probe::parent_of_written(cookie, out.stream) {
         Some(request) => request,
         None => StreamKey::NONE,
     };

@@ -21,6 +21,7 @@ use tracewire_ebpf::connection::protocol;
 
 use super::{Pointer, layout, name, register, watched};
 use crate::kernel::memory::{kernel, user};
+use crate::kernel::socket::registers;
 use crate::kernel::{context, maps};
 
 /// Offset of R14 in `struct pt_regs` of x86-64.
@@ -120,7 +121,7 @@ fn moved_by(slot: u32) -> Option<()> {
     let scratch = maps::scratch(slot)?;
     // SAFETY: a live element of a per-CPU map that only this program uses on this CPU.
     let parts = unsafe { &*scratch };
-    let (pid, connection, regs) = (parts.header.pid, parts.header.connection, parts.cursor.regs);
+    let (pid, connection) = (parts.header.pid, parts.header.connection);
     let way = parts.header.direction;
     let known = maps::connection(connection)?;
     // SAFETY: a live element of a map.
@@ -128,6 +129,8 @@ fn moved_by(slot: u32) -> Option<()> {
         return None;
     }
     let layout = layout(pid, runtime::GO)?;
+    // Of the system call, or of the probe in `crypto/tls`.
+    let regs = registers();
     let unit = goroutine(pid, layout, kernel::<u64>(regs.wrapping_add(PT_REGS_R14))?)?;
     if way == direction::RECEIVE {
         set(&GO_READERS, &unit, connection);

@@ -14,10 +14,12 @@ pub mod tokio;
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
-use tracewire_common::link::runtime::LAYOUT;
+use tracewire_common::link::StreamKey;
+use tracewire_common::link::runtime::{self, LAYOUT};
 use tracewire_common::settings::watch;
 
-use crate::kernel::maps;
+use crate::kernel::socket::registers;
+use crate::kernel::{context, maps};
 
 /// What a runtime's module of the agent knows of a process: by tgid, and in the upper half the runtime.
 #[map]
@@ -60,3 +62,21 @@ macro_rules! register {
     }};
 }
 pub(crate) use register;
+
+/// The served request on whose behalf `connection/stream` is made, whose header fields the
+/// current thread is writing: the runtime may know the writer before it knows the socket.
+#[inline(always)]
+pub fn parent_of_written(connection: u64, stream: u32) -> Option<StreamKey> {
+    if let Some(parent) = context::parent(connection, stream) {
+        return Some(parent);
+    }
+    // SAFETY: a helper without arguments.
+    let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    if maps::runs(pid, runtime::GO) {
+        return go::writing(pid, stream, registers());
+    }
+    if maps::runs(pid, runtime::TOKIO) {
+        return tokio::writing(pid, stream);
+    }
+    None
+}

@@ -311,6 +311,15 @@ fn poll_complete(ctx: &ProbeContext) -> Option<()> {
     Some(())
 }
 
+/// The parent of a request whose frames the current thread is writing, for injectors: they
+/// come before [`moved`].
+#[inline(always)]
+pub fn writing(pid: u32, stream: u32) -> Option<StreamKey> {
+    let poll = poll().filter(|poll| poll.flushed != 0)?;
+    // SAFETY: plain, and written once.
+    unsafe { H2_PENDING_FOR.get(pointer(pid, poll.flushed, stream)) }.copied()
+}
+
 /// A thread moved bytes of an HTTP/2 connection: whose task reads it, whose frames were written.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -1,12 +1,14 @@
 //! Plaintext into the framers.
 
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
+use tracewire_common::link::runtime;
 use tracewire_ebpf::connection::{Flow, phase};
 use tracewire_ebpf::order;
 
 use super::state;
 use crate::kernel::call::plaintext_moved;
 use crate::kernel::maps;
+use crate::kernel::probe::go;
 
 /// Makes sure that a TLS connection is in the map, its state as it must be before the next piece.
 ///
@@ -42,6 +44,9 @@ pub fn plaintext() {
     let id = unsafe { bpf_get_current_pid_tgid() };
     if let Some(place) = state::own_place(id) {
         plaintext_moved(place);
+        if maps::runs((id >> 32) as u32, runtime::GO) {
+            go::moved(place);
+        }
         state::release(place);
     }
 }
