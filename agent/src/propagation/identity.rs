@@ -560,3 +560,6 @@ fn state(value: &Seen<Arc<str>>) -> Option<Arc<str>> {
         Arc::from(kept)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! What a trace looks like where calls are linked, whatever the order in which
+//! the parts of it are told.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use crate::connection::{Peer, Transport};
+use crate::request::{Messages, Protocol, RequestHead, ResponseHead};
+
+struct Nameless;
+
+impl Services for Nameless {
+    fn service(&mut self, _pid: u32) -> Arc<str> {
+        Arc::from("")
+    }
+}
+
+/// A node with one service: it serves on connection 1 and calls on connection 2.
+struct Node {
+    identities: Identities,
+    out: Vec<Identified>,
+}
+
+impl Node {
+    fn new() -> Self {
+        Node {
+            identities: Identities::new([1, 2]),
+            out: Vec::new(),
+        }
+    }
+
+    fn begun(&mut self, role: Role, stream: u32, start_ns: u64) {
+        let output = Output::Begun {
+            connection: connection(role),
+            stream,
+            pid: 7,
+            role,
+            version: Version::Http2,
+            start_ns,
+            traceparent: Seen::Absent,
+            tracestate: Seen::Absent,
+            method: Seen::Absent,
+            path: Seen::Absent,
+        };
+        self.identities.take(output, &mut Nameless, &mut self.out);
+    }
+
+    fn ended(&mut self, role: Role, stream: u32, (start_ns, end_ns): (u64, u64)) {
+        let exchange = Exchange {
+            pid: 7,
+            role,
+            peer: Arc::new(Peer {
+                connection: connection(role),
+                transport: Transport::TcpIpv4,
+                local: None,
+                remote: None,
+            }),
+            stream,
+            version: Version::Http2,
+            protocol: Protocol::Grpc,
+            start_ns,
+            end_ns,
+            request: RequestHead::default(),
+            response: ResponseHead::default(),
+            request_messages: Messages::default(),
+            response_messages: Messages::default(),
+            outcome: Outcome::Complete,
+        };
+        let output = Output::Ended(Box::new(exchange));
+        self.identities.take(output, &mut Nameless, &mut self.out);
+    }
+
+    fn link(&mut self, child: u32, parent: Option<u32>) {
+        self.identities.link(Link {
+            child: StreamKey::made(2, child),
+            parent: parent.map_or(StreamKey::NONE, |parent| StreamKey::served(1, parent)),
+            ..Link::default()
+        });
+    }
+
+    /// All that ended, once nothing is waited for any more.
+    fn all(mut self) -> (Vec<Identified>, Counts) {
+        self.identities.tick(u64::MAX, &mut Nameless, &mut self.out);
+        (self.out, self.identities.counts())
+    }
+}
+
+fn connection(role: Role) -> u64 {
+    if role == Role::Server { 1 } else { 2 }
+}
+
+fn of(all: &[Identified], role: Role) -> &Identified {
+    all.iter().find(|one| one.exchange.role == role).unwrap()
+}
+
+#[test]
+fn a_call_is_a_child_of_the_request_on_whose_behalf_it_is_whichever_ends_first() {
+    for call_ends_first in [true, false] {
+        for told_late in [true, false] {
+            let mut node = Node::new();
+            node.begun(Role::Server, 5, 100);
+            if !told_late {
+                node.link(3, Some(5));
+            }
+            node.begun(Role::Client, 3, 200);
+            if told_late {
+                node.link(3, Some(5));
+            }
+            if call_ends_first {
+                node.ended(Role::Client, 3, (200, 300));
+                node.ended(Role::Server, 5, (100, 400));
+            } else {
+                node.ended(Role::Server, 5, (100, 250));
+                node.ended(Role::Client, 3, (200, 300));
+            }
+            let (all, counts) = node.all();
+            let (served, made) = (&of(&all, Role::Server).context, &of(&all, Role::Client).context);
+            assert_eq!((all.len(), counts.linked), (2, 1));
+            assert_eq!(made.parent, Some(served.span_id));
+            assert_eq!(made.trace_id, served.trace_id);
+            assert!(!made.parent_is_remote && served.parent.is_none());
+        }
+    }
+}
+
+#[test]
+fn what_is_not_certain_begins_a_trace_and_says_so() {
+    let mut node = Node::new();
+    node.begun(Role::Server, 5, 100);
+    node.link(3, None);
+    node.begun(Role::Client, 3, 200);
+    node.ended(Role::Client, 3, (200, 300));
+    node.ended(Role::Server, 5, (100, 400));
+    let (all, counts) = node.all();
+    let made = of(&all, Role::Client);
+    assert!(made.ambiguous && made.context.parent.is_none());
+    assert_ne!(made.context.trace_id, of(&all, Role::Server).context.trace_id);
+    assert_eq!((counts.ambiguous, counts.linked), (1, 0));
+}
+
+#[test]
+fn a_call_that_begins_after_the_request_is_over_is_no_part_of_it() {
+    let mut node = Node::new();
+    node.begun(Role::Server, 5, 100);
+    node.ended(Role::Server, 5, (100, 150));
+    node.link(3, Some(5));
+    node.begun(Role::Client, 3, 200);
+    node.ended(Role::Client, 3, (200, 300));
+    let (all, counts) = node.all();
+    assert_eq!(of(&all, Role::Client).context.parent, None);
+    assert_eq!(counts.parents_unseen, 1);
+}
+
+#[test]
+fn a_request_that_was_never_seen_is_no_parent() {
+    let mut node = Node::new();
+    node.link(3, Some(5));
+    node.begun(Role::Client, 3, 200);
+    node.ended(Role::Client, 3, (200, 300));
+    let (all, counts) = node.all();
+    assert_eq!(of(&all, Role::Client).context.parent, None);
+    assert_eq!(counts.parents_unseen, 1);
+}
