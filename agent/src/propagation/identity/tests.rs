@@ -38,6 +38,7 @@ impl Node {
             start_ns,
             traceparent: Seen::Absent,
             tracestate: Seen::Absent,
+            sentry_trace: Seen::Absent,
             method: Seen::Absent,
             path: Seen::Absent,
         };
