@@ -15,6 +15,7 @@ use crate::propagation::head::{Head, Services};
 use crate::propagation::identity::{self, Identified, Identities};
 use crate::protocol::fields::Allow;
 use crate::request::assemble::{Assembler, Counts, Output};
+use crate::request::{Exchange, Role};
 use crate::span::Span;
 use crate::span::build::Builder;
 use crate::span::conventions::key;
@@ -31,6 +32,7 @@ pub struct Core {
     identities: Identities,
     builder: Builder,
     outputs: Vec<Output>,
+    own_requests: u64,
     identified: Vec<Identified>,
     /// Added to CLOCK_BOOTTIME it gives Unix time, ns.
     pub boot_to_unix_ns: i64,
@@ -61,6 +63,7 @@ impl Core {
             identities: Identities::new(key),
             builder,
             outputs: Vec::new(),
+            own_requests: 0,
             identified: Vec::new(),
             boot_to_unix_ns,
         }
@@ -160,6 +163,17 @@ impl Core {
         self.assembler.counts()
     }
 
+    /// Requests that are open now, by process and side.
+    pub fn open_requests(&self) -> impl Iterator<Item = (u32, Role, u64)> {
+        let open = self.assembler.open_requests();
+        open.into_iter().map(|((pid, role), count)| (pid, role, count))
+    }
+
+    /// Requests of the agent's own exporters, of which no span was made.
+    pub fn own_requests(&self) -> u64 {
+        self.own_requests
+    }
+
     /// What was made of links and edges.
     pub fn propagation(&self) -> identity::Counts {
         self.identities.counts()
@@ -188,6 +202,11 @@ impl Core {
             ambiguous,
         } in self.identified.drain(..)
         {
+            if is_own(&exchange) {
+                // A span of a request that carries spans would make another such request.
+                self.own_requests += 1;
+                continue;
+            }
             let resource = processes.resource(exchange.pid);
             let mut span = self.builder.build(&exchange, context, resource, self.boot_to_unix_ns);
             if ambiguous {
@@ -197,4 +216,10 @@ impl Core {
             spans.push(span);
         }
     }
+}
+
+/// Whether the agent's own exporters made the request.
+fn is_own(exchange: &Exchange) -> bool {
+    let agent = exchange.request.user_agent.value();
+    agent.is_some_and(|agent| agent.starts_with(concat!("tracewire/", env!("CARGO_PKG_VERSION"))))
 }

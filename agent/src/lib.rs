@@ -17,6 +17,8 @@ pub mod connection;
 pub mod core;
 pub mod discover;
 pub mod export;
+pub mod health;
+pub mod metrics;
 pub mod pipeline;
 pub mod privacy;
 pub mod propagation;

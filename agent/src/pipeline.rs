@@ -20,6 +20,8 @@ use crate::core::{Core, Processes};
 use crate::discover::Resource;
 use crate::discover::resource::Resources;
 use crate::export::Exporter;
+use crate::health::Pulse;
+use crate::metrics::Metrics;
 use crate::recording::recorder::Recorder;
 use crate::sampler::{self, Sampler};
 use crate::span::Span;
@@ -68,6 +70,8 @@ pub struct Pipeline {
     recorder: Option<Recorder>,
     sampler: Sampler,
     counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
+    pulse: Arc<Pulse>,
     spans: Vec<Span>,
     ended: VecDeque<(u64, u32)>,
     upkeep: Instant,
@@ -115,6 +119,8 @@ impl Pipeline {
             recorder: None,
             sampler: Sampler::new(sampler::Config::default()),
             counters,
+            metrics: Arc::new(Metrics::new(false)),
+            pulse: Arc::default(),
             spans: Vec::new(),
             ended: VecDeque::new(),
             upkeep: Instant::now(),
@@ -132,11 +138,19 @@ impl Pipeline {
         self.sampler = sampler;
     }
 
+    /// Also counts every request in `metrics`, and tells `pulse` that it lives.
+    pub fn measure(&mut self, metrics: Arc<Metrics>, pulse: Arc<Pulse>) {
+        self.metrics = metrics;
+        self.pulse = pulse;
+    }
+
     /// Observes a process from now on; false: the kernel refused.
     pub fn watch(&mut self, pid: u32) -> bool {
         // Its names are read first: it may end at any moment.
-        let _ = self.named.resource(pid);
-        self.named.watched.insert(pid);
+        let resource = self.named.resource(pid);
+        if self.named.watched.insert(pid) {
+            self.metrics.started(&resource);
+        }
         // The probes first, so that they are there when the first request is seen.
         self.kernel.probe(pid);
         self.kernel.watch(pid)
@@ -157,6 +171,7 @@ impl Pipeline {
             tracing::error!("no thread could be made for the exporters");
             return;
         };
+        self.pulse.ready(true);
         while !stop.load(Ordering::Relaxed) {
             self.turn();
             self.hand_over(&send);
@@ -165,6 +180,7 @@ impl Pipeline {
             }
             self.reader.wait(REST);
         }
+        self.pulse.ready(false);
         // Nothing new: the processes are let go, then what is in the buffer is read.
         let watched: Vec<u32> = self.named.watched.drain().collect();
         for pid in watched {
@@ -176,6 +192,8 @@ impl Pipeline {
             recorder.stop(now);
         }
         self.core.stop(now, &mut self.named, &mut self.spans);
+        self.metrics.record(&self.spans);
+        self.measure_now();
         self.sampler.sift(&mut self.spans, now);
         self.sampler.stop();
         self.count();
@@ -201,6 +219,7 @@ impl Pipeline {
             kernel,
             spans,
             ended,
+            metrics,
             ..
         } = self;
         let count = reader.drain(|record| {
@@ -215,7 +234,9 @@ impl Pipeline {
                     kernel.unprobe(pid);
                     let resource = named.resource(pid);
                     if chooser.chooses(pid, &resource) {
-                        named.watched.insert(pid);
+                        if named.watched.insert(pid) {
+                            metrics.started(&resource);
+                        }
                         kernel.watch(pid);
                         kernel.probe(pid);
                     } else {
@@ -225,20 +246,25 @@ impl Pipeline {
                     }
                 }
                 Event::Fork { child, .. } => {
-                    named.watched.insert(child);
-                    let _ = named.resource(child);
+                    let resource = named.resource(child);
+                    if named.watched.insert(child) {
+                        metrics.started(&resource);
+                    }
                     kernel.probe(child);
                 }
                 Event::Listen { pid, port } => {
                     tracing::debug!(pid, port, "chosen by its port");
-                    named.watched.insert(pid);
-                    let _ = named.resource(pid);
+                    let resource = named.resource(pid);
+                    if named.watched.insert(pid) {
+                        metrics.started(&resource);
+                    }
                     kernel.probe(pid);
                 }
                 Event::Tls { pid } => kernel.encrypted(pid),
-                Event::Exit { pid, time_ns } => {
+                Event::Exit { pid, time_ns, status } => {
                     kernel.unprobe(pid);
                     if named.watched.remove(&pid) {
+                        metrics.ended(&named.resource(pid), status);
                         ended.push_back((time_ns, pid));
                     }
                 }
@@ -281,10 +307,14 @@ impl Pipeline {
             self.named.known.remove(&pid);
             self.named.resources.forget(pid);
         }
+        // Every request counts, whatever sampling chooses.
+        self.metrics.record(&self.spans);
+        self.pulse.beat(now);
         self.sampler.sift(&mut self.spans, now);
         if self.upkeep.elapsed() > UPKEEP {
             self.upkeep = Instant::now();
             self.count();
+            self.measure_now();
             self.core.boot_to_unix_ns = clock::boot_to_unix_ns();
             if let Some(recorder) = &mut self.recorder {
                 recorder.clock(self.core.boot_to_unix_ns);
@@ -307,6 +337,18 @@ impl Pipeline {
             self.kernel.unwatch(pid);
             self.ended.push_back((now, pid));
         }
+    }
+
+    /// What is so at this moment.
+    fn measure_now(&mut self) {
+        let named = &mut self.named;
+        let open = self.core.open_requests();
+        let open: Vec<_> = open
+            .map(|(pid, role, count)| (named.resource(pid), role, count))
+            .collect();
+        self.metrics.active(open.into_iter());
+        self.counters.processes.set(self.named.watched.len() as u64);
+        self.counters.own_requests.set(self.core.own_requests());
     }
 
     fn count(&self) {
@@ -364,7 +406,9 @@ fn export(receive: &Receiver<Vec<Span>>, mut exporters: Vec<Box<dyn Exporter>>, 
             exporter.tick();
         }
     }
+    // In their order, Sentry last, and all of them within the one deadline.
+    let end = Instant::now() + deadline;
     for exporter in &mut exporters {
-        exporter.shutdown(deadline);
+        exporter.shutdown(end.saturating_duration_since(Instant::now()));
     }
 }

@@ -16,8 +16,12 @@ use crate::export::Exporter;
 use crate::export::console::{ConsoleExporter, Look};
 use crate::export::json::JsonExporter;
 use crate::export::otlp::OtlpExporter;
+use crate::export::otlp::file::FileExporter;
+use crate::export::otlp::metrics::MetricsExporter;
 use crate::export::sentry::otlp::SentryOtlp;
 use crate::export::sentry::{self, SentryExporter};
+use crate::health::{self, Pulse};
+use crate::metrics::Metrics;
 use crate::pipeline::{Chooser, Pipeline, Until};
 use crate::privacy::{Policy, Query};
 use crate::propagation::head::Head;
@@ -31,6 +35,8 @@ use crate::{clock, core};
 
 /// How long the end may take.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How long the last metrics may take, after that.
+const NUMBERS: Duration = Duration::from_secs(2);
 
 /// A configuration that was found good.
 pub(super) struct Configured {
@@ -47,6 +53,8 @@ pub(super) struct Prepared {
     configured: Configured,
     sampling: sampler::Config,
     request: Request,
+    /// It is to run for long, as a service.
+    pub(super) long: bool,
 }
 
 /// Checks all that can be checked before anything is attached. `share` of the traces is
@@ -82,6 +90,7 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
         configured,
         sampling,
         request,
+        long: false,
     })
 }
 
@@ -212,8 +221,8 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(otlp) = &config.otlp {
-        let exporter = OtlpExporter::new(otlp, &config.batch, runtime.handle(), counters.clone())
+    for otlp in config.otlp.iter().flat_map(config::Otlp::each) {
+        let exporter = OtlpExporter::new(&otlp, &config.batch, runtime.handle(), counters.clone())
             .map_err(|e| Failure::Usage(e.to_string()))?;
         if otlp
             .endpoint
@@ -225,6 +234,10 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
         } else {
             exporters.push(Box::new(exporter));
         }
+    }
+    if let Some(path) = &config.file {
+        let exporter = FileExporter::new(path, counters.clone()).map_err(|e| Failure::Usage(e.to_string()))?;
+        exporters.push(Box::new(exporter));
     }
     // After OTLP: it is also closed after it.
     if let Some(sentry) = sentry {
@@ -275,6 +288,7 @@ pub(super) struct Agent {
     counters: Arc<Counters>,
     pub(super) runtime: tokio::runtime::Runtime,
     exporters: Vec<Box<dyn Exporter>>,
+    numbers: Option<MetricsExporter>,
     /// Set it to end the run.
     pub(super) stop: Arc<AtomicBool>,
 }
@@ -304,6 +318,8 @@ impl Prepared {
         change: impl FnOnce(&mut Request),
         ports: &[u16],
     ) -> Result<Agent, Failure> {
+        // A person who attaches for a while gets metrics by OTLP only if asked for.
+        let long = self.long;
         let mut request = self.request;
         change(&mut request);
         let mut kernel = Kernel::load(request).map_err(|e| Failure::Other(e.to_string()))?;
@@ -334,7 +350,22 @@ impl Prepared {
         let mut pipeline = Pipeline::new(kernel, core, resources, chooser, counters.clone())
             .ok_or_else(|| Failure::Other("the kernel programs lack a map: build tracewire anew".into()))?;
         pipeline.sample(Sampler::new(self.sampling));
-        let _ = &config;
+        let by_otlp = config.metrics.0.filter(|_| config.metrics.1 || long);
+        let metrics = Arc::new(Metrics::new(by_otlp.is_some() || config.health.is_some()));
+        let pulse = Arc::new(Pulse::default());
+        pipeline.measure(metrics.clone(), pulse.clone());
+        if let Some(Given { value, source }) = &config.health {
+            let address = health::serve(value, runtime.handle(), metrics.clone(), counters.clone(), pulse)
+                .map_err(|e| Failure::Usage(format!("{source}: {e}")))?;
+            tracing::info!("/metrics, /healthz and /readyz at http://{address}");
+        }
+        let numbers = match &by_otlp {
+            Some(settings) => {
+                let exporter = MetricsExporter::new(settings, runtime.handle(), metrics, counters.clone());
+                Some(exporter.map_err(|e| Failure::Usage(e.to_string()))?)
+            }
+            None => None,
+        };
         // SAFETY: malloc_trim takes a number and has no preconditions; loading parsed megabytes of BTF.
         unsafe { libc::malloc_trim(0) };
         Ok(Agent {
@@ -342,6 +373,7 @@ impl Prepared {
             counters,
             runtime,
             exporters,
+            numbers,
             stop: Arc::default(),
         })
     }
@@ -372,6 +404,9 @@ impl Agent {
         // Whoever waits for this line may have closed the pipe: that is no reason to stop.
         let _ = writeln!(stderr, "attached {attached}");
         self.pipeline.run(until, &stop, self.exporters, DEADLINE);
+        if let Some(numbers) = self.numbers {
+            numbers.shutdown(NUMBERS);
+        }
         let _ = writeln!(stderr, "{}", self.counters.summary());
         if std::env::var_os("TRACEWIRE_COUNTERS").is_some() {
             for (name, value) in self.counters.snapshot() {

@@ -79,6 +79,8 @@ fn given(args: &Args, log: &LogFlags, flag: &str) -> Option<String> {
         "otlp-protocol" => word(view.export.otlp_protocol.and_then(|v| v.to_possible_value())),
         "otlp-compression" => word(view.export.otlp_compression.and_then(|v| v.to_possible_value())),
         "otlp-certificate" => path(&view.export.otlp_certificate),
+        "otlp-file" => path(&view.export.otlp_file),
+        "health-listen" => view.export.health_listen.clone(),
         "sample-ratio" => sampling.sample_ratio.map(|n| n.to_string()),
         "sample-rule" => list(&sampling.sample_rule, ";"),
         "sample-limit" => sampling.sample_limit.map(|n| n.to_string()),

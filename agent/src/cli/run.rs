@@ -67,10 +67,11 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
                 .into(),
         ));
     }
-    let prepared = prepare(&args.shared, log, default_output(), SHARE)?;
+    let mut prepared = prepare(&args.shared, log, default_output(), SHARE)?;
     if let Some(source) = prepared.disabled() {
         return idle(source, true);
     }
+    prepared.long = true;
     let choose_new = selector.wants_executables() || selector.wants_services();
     let resources = prepared.resources();
     let names_of = prepared.resources();

@@ -28,7 +28,7 @@ impl Output {
     }
 }
 
-/// Where spans go.
+/// Where spans and numbers go.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Export")]
 pub struct ExportFlags {
@@ -49,6 +49,13 @@ pub struct ExportFlags {
     /// Also OTEL_EXPORTER_OTLP_CERTIFICATE
     #[arg(long, value_name = "FILE")]
     pub otlp_certificate: Option<PathBuf>,
+    /// Also append spans to this file as OTLP JSON, a request a line
+    #[arg(long, value_name = "FILE")]
+    pub otlp_file: Option<PathBuf>,
+    /// Answer /metrics, /healthz and /readyz at this address, like 127.0.0.1:9464; nothing listens
+    /// unless it is given
+    #[arg(long, value_name = "ADDRESS")]
+    pub health_listen: Option<String>,
 }
 
 /// The agent's own log.

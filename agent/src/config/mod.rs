@@ -11,6 +11,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 mod declarative;
@@ -19,6 +20,7 @@ pub mod example;
 pub mod file;
 mod flags;
 mod limits;
+pub mod metrics;
 mod otlp;
 pub mod resource;
 pub mod sampling;
@@ -86,8 +88,14 @@ pub struct Config {
     pub output: Option<Output>,
     /// OTLP export, if it is on: an endpoint was given, or `OTEL_TRACES_EXPORTER` names `otlp`.
     pub otlp: Option<Otlp>,
+    /// File that spans are appended to as OTLP JSON.
+    pub file: Option<Given<PathBuf>>,
     /// How spans are queued and batched for OTLP.
     pub batch: Batch,
+    /// Where request metrics go by OTLP, and whether somebody asked for it in so many words.
+    pub metrics: (Option<metrics::Config>, bool),
+    /// Address of the health page.
+    pub health: Option<Given<String>>,
     /// Whether anything is observed at all: `TRACING_ENABLED`, `OTEL_SDK_DISABLED`.
     pub enabled: Given<bool>,
     /// What all resources say.
@@ -213,6 +221,24 @@ impl Config {
             output,
             otlp: otlp_on.then_some(otlp),
             batch,
+            metrics: self::metrics::read(export, &mut env)?,
+            health: match &export.health_listen {
+                Some(address) => Some(Given {
+                    value: address.clone(),
+                    source: "--health-listen",
+                }),
+                None => env.text(&["TRACEWIRE_HEALTH_LISTEN"])?,
+            },
+            file: match &export.otlp_file {
+                Some(path) => Some(Given {
+                    value: path.clone(),
+                    source: "--otlp-file",
+                }),
+                None => env.text(&["TRACEWIRE_OTLP_FILE"])?.map(|g| Given {
+                    value: g.value.into(),
+                    source: g.source,
+                }),
+            },
             enabled: enabled(&mut env)?,
             resource: self::resource::read(&env)?,
             limits,

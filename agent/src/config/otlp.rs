@@ -19,6 +19,9 @@ pub enum Protocol {
     /// Protobuf by HTTP POST
     #[value(name = "http/protobuf")]
     HttpProtobuf,
+    /// JSON by HTTP POST
+    #[value(name = "http/json")]
+    HttpJson,
 }
 
 impl Protocol {
@@ -26,6 +29,7 @@ impl Protocol {
         match word.to_ascii_lowercase().as_str() {
             "grpc" => Some(Protocol::Grpc),
             "http/protobuf" => Some(Protocol::HttpProtobuf),
+            "http/json" => Some(Protocol::HttpJson),
             _ => None,
         }
     }
@@ -129,6 +133,8 @@ fn is_token(byte: u8) -> bool {
 pub struct Otlp {
     /// Where to; `None`: the protocol's default on this host.
     pub endpoint: Option<Given<Endpoint>>,
+    /// Where else to; they get the same.
+    pub more: Vec<Given<Endpoint>>,
     /// How.
     pub protocol: Given<Protocol>,
     /// With which header fields.
@@ -151,6 +157,7 @@ impl Default for Otlp {
     fn default() -> Self {
         Otlp {
             endpoint: None,
+            more: Vec::new(),
             protocol: Given::by_default(Protocol::HttpProtobuf),
             headers: Headers::default(),
             compression: Compression::None,
@@ -163,8 +170,49 @@ impl Default for Otlp {
     }
 }
 
+/// Whose variables win over the general ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    Traces,
+    Metrics,
+}
+
+/// The signal's variable and the general one.
+macro_rules! names {
+    ($signal:expr, $name:literal) => {
+        match $signal {
+            Signal::Traces => &[
+                concat!("OTEL_EXPORTER_OTLP_TRACES_", $name),
+                concat!("OTEL_EXPORTER_OTLP_", $name),
+            ],
+            Signal::Metrics => &[
+                concat!("OTEL_EXPORTER_OTLP_METRICS_", $name),
+                concat!("OTEL_EXPORTER_OTLP_", $name),
+            ],
+        }
+    };
+}
+
 impl Otlp {
+    /// The settings of each receiver.
+    pub fn each(&self) -> impl Iterator<Item = Otlp> {
+        let first = Otlp {
+            more: Vec::new(),
+            ..self.clone()
+        };
+        let others = self.more.iter().map(|endpoint| Otlp {
+            endpoint: Some(endpoint.clone()),
+            more: Vec::new(),
+            ..self.clone()
+        });
+        std::iter::once(first).chain(others)
+    }
+
     pub(super) fn read(flags: &ExportFlags, env: &mut Environment<'_>) -> Result<Self, Error> {
+        Self::read_signal(flags, env, Signal::Traces)
+    }
+
+    pub(super) fn read_signal(flags: &ExportFlags, env: &mut Environment<'_>, signal: Signal) -> Result<Self, Error> {
         let default = Otlp::default();
         let endpoint = match &flags.otlp_endpoint {
             Some(url) => Some(Given {
@@ -175,41 +223,52 @@ impl Otlp {
                 source: "--otlp-endpoint",
             }),
             None => env
-                .text(&["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])?
+                .text(names!(signal, "ENDPOINT"))?
                 .map(|Given { value: url, source }| Given {
                     value: Endpoint {
                         url,
-                        is_base: source != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+                        is_base: !matches!(
+                            source,
+                            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" | "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+                        ),
                     },
                     source,
                 }),
         };
+        // Several receivers: each gets all.
+        let mut more = Vec::new();
+        let endpoint = endpoint.map(|mut given| {
+            let mut urls = given.value.url.split(',').map(str::trim).filter(|url| !url.is_empty());
+            let first = urls.next().unwrap_or_default().to_owned();
+            more = urls
+                .map(|url| Given {
+                    value: Endpoint {
+                        url: url.to_owned(),
+                        is_base: given.value.is_base,
+                    },
+                    source: given.source,
+                })
+                .collect();
+            given.value.url = first;
+            given
+        });
         let protocol = match flags.otlp_protocol {
             Some(value) => Given {
                 value,
                 source: "--otlp-protocol",
             },
             None => env
-                .word(
-                    &["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"],
-                    Protocol::of_word,
-                )
+                .word(names!(signal, "PROTOCOL"), Protocol::of_word)
                 .unwrap_or(default.protocol),
         };
-        let headers = match env.text(&["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"])? {
+        let headers = match env.text(names!(signal, "HEADERS"))? {
             Some(given) => Headers::parse(&given.value, given.source)?,
             None => Headers::default(),
         };
         let compression = match flags.otlp_compression {
             Some(value) => value,
             None => env
-                .word(
-                    &[
-                        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
-                        "OTEL_EXPORTER_OTLP_COMPRESSION",
-                    ],
-                    Compression::of_word,
-                )
+                .word(names!(signal, "COMPRESSION"), Compression::of_word)
                 .map_or(default.compression, |g| g.value),
         };
         let file = |names: &[&'static str]| -> Result<Option<Given<PathBuf>>, Error> {
@@ -223,24 +282,15 @@ impl Otlp {
                 value: path.clone(),
                 source: "--otlp-certificate",
             }),
-            None => file(&[
-                "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
-                "OTEL_EXPORTER_OTLP_CERTIFICATE",
-            ])?,
+            None => file(names!(signal, "CERTIFICATE"))?,
         };
-        let client_key = file(&["OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY"])?;
-        let client_certificate = file(&[
-            "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
-            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-        ])?;
-        let timeout = env
-            .milliseconds(&["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"])?
-            .unwrap_or(default.timeout);
-        let insecure = env
-            .boolean(&["OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE"])
-            .is_some_and(|g| g.value);
+        let client_key = file(names!(signal, "CLIENT_KEY"))?;
+        let client_certificate = file(names!(signal, "CLIENT_CERTIFICATE"))?;
+        let timeout = env.milliseconds(names!(signal, "TIMEOUT"))?.unwrap_or(default.timeout);
+        let insecure = env.boolean(names!(signal, "INSECURE")).is_some_and(|g| g.value);
         Ok(Otlp {
             endpoint,
+            more,
             protocol,
             headers,
             compression,

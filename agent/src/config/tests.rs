@@ -71,7 +71,7 @@ fn the_form_for_traces_wins_over_the_general_one() {
 fn an_unknown_word_is_ignored_with_a_warning() {
     let config = env(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"),
-        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "thrift"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ("OTEL_TRACES_EXPORTER", "zipkin"),
         ("OTEL_LOG_LEVEL", "loud"),

@@ -70,6 +70,8 @@ pub enum Event<'a> {
         pid: u32,
         /// CLOCK_BOOTTIME, ns.
         time_ns: u64,
+        /// How, as `wait` says it: exit code in bits 8 to 15, signal in bits 0 to 6.
+        status: u32,
     },
     /// A process has a socket whose bytes are TLS.
     Tls {
@@ -141,6 +143,7 @@ impl<'a> Event<'a> {
             kind::EXIT => Event::Exit {
                 pid: header.pid,
                 time_ns: header.time_ns,
+                status: word().unwrap_or(0),
             },
             kind::TLS => Event::Tls { pid: header.pid },
             kind::INJECTED => Event::Injected {

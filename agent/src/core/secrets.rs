@@ -18,6 +18,7 @@ use crate::export::Exporter;
 use crate::export::console::{ConsoleExporter, Look};
 use crate::export::json::JsonExporter;
 use crate::export::otlp;
+use crate::metrics::{Metrics, prometheus};
 use crate::privacy::corpus::{DRAWN, EXACT, PHRASES};
 use crate::privacy::{Policy, Query};
 use crate::protocol::fields::Allow;
@@ -300,7 +301,15 @@ fn shown(spans: &[Span]) -> String {
         exporter.export(spans);
         exporter.shutdown(Duration::ZERO);
     }
-    let all = [page.0.lock().unwrap().clone(), otlp::request(spans).encode_to_vec()].concat();
+    let metrics = Arc::new(Metrics::new(true));
+    metrics.record(spans);
+    let numbers = prometheus::text(&metrics, &Arc::default()).into_bytes();
+    let all = [
+        page.0.lock().unwrap().clone(),
+        otlp::request(spans).encode_to_vec(),
+        numbers,
+    ]
+    .concat();
     format!("{}{spans:?}", String::from_utf8_lossy(&all))
 }
 

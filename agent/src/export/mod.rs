@@ -9,7 +9,7 @@ pub mod sentry;
 pub mod summary;
 
 #[cfg(test)]
-mod example;
+pub(crate) mod example;
 
 /// Takes finished spans. Never blocks for long and never panics: what can't be
 /// taken is counted and dropped.

@@ -175,6 +175,20 @@ impl Assembler {
         }
     }
 
+    /// Requests that are open now, by process and side.
+    pub fn open_requests(&self) -> FxHashMap<(u32, Role), u64> {
+        let mut open = FxHashMap::default();
+        for connection in self.connections.values() {
+            let count = connection.streams.len() + connection.queue.len();
+            if let Some(role) = connection.role
+                && count > 0
+            {
+                *open.entry((connection.pid, role)).or_default() += count as u64;
+            }
+        }
+        open
+    }
+
     /// Number of connections at present.
     pub fn connections(&self) -> usize {
         self.connections.len()

@@ -39,6 +39,10 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[doc = $doc])* pub $field: Counter,)*
+            /// Spans that wait for an OTLP receiver now.
+            pub queue_spans: Counter,
+            /// Processes observed now.
+            pub processes: Counter,
             /// Events that the kernel programs lost, by [`fault::Fault`].
             pub lost_events: [Counter; fault::COUNT as usize],
             /// Requests that an injector looked at, by [`inject::Fate`].
@@ -104,6 +108,16 @@ counters! {
     dropped_shutdown: "spans_dropped.shutdown",
     /// Spans that standard output did not take.
     dropped_output: "spans_dropped.output",
+    /// Spans that the OTLP file did not take.
+    dropped_file: "spans_dropped.file",
+    /// Spans written to the OTLP file.
+    file_exported: "spans_written",
+    /// Requests with metrics that the OTLP receiver took.
+    metrics_exported: "metrics_exported",
+    /// Requests with metrics that it did not take.
+    metrics_failures: "metrics_failures",
+    /// Requests of the agent's own exporters, of which no span is made.
+    own_requests: "own_requests",
     /// OTLP requests that failed, retried or not.
     export_failures: "export_failures",
     /// OTLP requests that were tried again.
@@ -129,6 +143,29 @@ counters! {
 }
 
 impl Counters {
+    /// What the agent takes of its machine: name, meaning, value.
+    pub fn gauges(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let memory = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+            .unwrap_or(0);
+        vec![
+            ("tracewire_memory_bytes", "Resident memory of the agent", memory * 1024),
+            (
+                "tracewire_queue_spans",
+                "Spans that wait for an OTLP receiver",
+                self.queue_spans.get(),
+            ),
+            (
+                "tracewire_processes_observed",
+                "Processes observed now",
+                self.processes.get(),
+            ),
+        ]
+    }
+
     /// All counts by name, `lost_events.CAUSE` for the kernel's.
     pub fn snapshot(&self) -> Vec<(Cow<'static, str>, u64)> {
         let own = self.named().map(|(name, n)| (Cow::Borrowed(name), n));

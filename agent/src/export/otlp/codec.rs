@@ -10,6 +10,9 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 /// The one method that is called.
 pub const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
+/// The same for metrics; its answer is the same on the wire.
+pub const EXPORT_METRICS: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+
 /// Sends bytes as they are, reads `ExportTraceServiceResponse`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Encoded;

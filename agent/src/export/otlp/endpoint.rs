@@ -23,6 +23,8 @@ const DEFAULT_GRPC: &str = "http://localhost:4317";
 const DEFAULT_HTTP: &str = "http://localhost:4318";
 /// Path for traces below a base endpoint.
 const TRACES_PATH: &str = "v1/traces";
+/// The same for metrics.
+const METRICS_PATH: &str = "v1/metrics";
 
 impl Target {
     /// Of the settings.
@@ -30,6 +32,18 @@ impl Target {
     /// # Errors
     /// Names the flag or variable that gave an unusable address.
     pub fn of(otlp: &Otlp) -> Result<Self, Error> {
+        Self::of_signal(otlp, TRACES_PATH)
+    }
+
+    /// The same for metrics.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_metrics(otlp: &Otlp) -> Result<Self, Error> {
+        Self::of_signal(otlp, METRICS_PATH)
+    }
+
+    fn of_signal(otlp: &Otlp, signal: &str) -> Result<Self, Error> {
         let protocol = otlp.protocol.value;
         let default = Given::by_default(Endpoint {
             url: if protocol == Protocol::Grpc {
@@ -61,7 +75,7 @@ impl Target {
             (None, true, _) => text.to_owned(),
             (None, false, Protocol::Grpc) if otlp.insecure => format!("http://{text}"),
             (None, false, Protocol::Grpc) => format!("https://{text}"),
-            (None, false, Protocol::HttpProtobuf) => {
+            (None, false, Protocol::HttpProtobuf | Protocol::HttpJson) => {
                 return Err(Error::new(source, "must start with http:// or https://"));
             }
         };
@@ -79,17 +93,22 @@ impl Target {
                 "credentials in the URL are not supported; give them in OTEL_EXPORTER_OTLP_HEADERS",
             ));
         }
-        if protocol == Protocol::HttpProtobuf && endpoint.is_base {
-            let base = url.path().trim_end_matches('/');
+        if protocol != Protocol::Grpc && endpoint.is_base {
+            let base = url.path().trim_end_matches('/').to_owned();
+            // One given for spans and used for metrics as well.
+            let base = base
+                .strip_suffix("/v1/traces")
+                .filter(|_| signal != TRACES_PATH)
+                .unwrap_or(&base);
             // Forgiving on the command line only: a variable means what the specification says.
-            if !(source.starts_with("--") && base.ends_with("/v1/traces")) {
-                let path = format!("{base}/{TRACES_PATH}");
+            if !(source.starts_with("--") && base.ends_with(signal)) {
+                let path = format!("{base}/{signal}");
                 url.set_path(&path);
             }
         }
         let odd_port = match protocol {
             Protocol::Grpc => 4318,
-            Protocol::HttpProtobuf => 4317,
+            Protocol::HttpProtobuf | Protocol::HttpJson => 4317,
         };
         if url.port() == Some(odd_port) && !otlp.protocol.is_explicit() {
             tracing::warn!(

@@ -98,7 +98,7 @@ fn key_values(attributes: &[(Key, Value)]) -> Vec<KeyValue> {
         .collect()
 }
 
-fn any(value: &Value) -> AnyValue {
+pub(super) fn any(value: &Value) -> AnyValue {
     let value = match value {
         Value::Str(s) => Any::StringValue(s.to_string()),
         Value::Shared(s) => Any::StringValue((**s).to_owned()),

@@ -25,7 +25,9 @@ use crate::telemetry::Counters;
 mod codec;
 mod encode;
 mod endpoint;
+pub mod file;
 mod message;
+pub mod metrics;
 mod retry;
 pub(super) mod tls;
 mod transport;
@@ -122,6 +124,7 @@ impl Exporter for OtlpExporter {
             return;
         }
         let (taken, held) = self.queue.push(spans);
+        self.counters.queue_spans.set(held as u64);
         self.counters.dropped_queue_full.add((spans.len() - taken) as u64);
         if held >= self.batch_size {
             self.queue.filled.notify_one();

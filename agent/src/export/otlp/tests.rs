@@ -142,6 +142,31 @@ fn http_carries_the_same_compressed_or_not() {
 }
 
 #[test]
+fn json_carries_the_same_and_each_of_several_receivers_gets_all() {
+    let runtime = runtime();
+    let (first, second) = (HttpReceiver::start(vec![], None), HttpReceiver::start(vec![], None));
+    let all = settings(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("{}, {}", first.url, second.url)),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+    ])
+    .otlp
+    .unwrap();
+    for otlp in all.each() {
+        let (mut exporter, counters) = exporter(&runtime, &otlp, &Batch::default());
+        exporter.export(&two_processes());
+        exporter.shutdown(PATIENCE);
+        assert_eq!((counters.spans_exported.get(), counters.dropped()), (3, 0));
+    }
+    for receiver in [first, second] {
+        let posts = receiver.posts();
+        assert_eq!(posts.len(), 1);
+        assert_eq!(posts[0].line, "POST /v1/traces HTTP/1.1");
+        assert_eq!(posts[0].request, request(&two_processes()));
+    }
+}
+
+#[test]
 fn a_full_queue_drops_and_counts_and_does_not_wait() {
     let runtime = runtime();
     let batch = Batch {

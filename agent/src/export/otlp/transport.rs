@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use prost::Message as _;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use tonic::client::Grpc;
@@ -18,7 +19,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use super::MAX_REQUEST_BYTES;
-use super::codec::{EXPORT, Encoded};
+use super::codec::{EXPORT, EXPORT_METRICS, Encoded};
 use super::endpoint::Target;
 use super::retry::{Attempt, chain, of_grpc, of_http};
 use super::tls::Tls;
@@ -36,6 +37,8 @@ pub enum Transport {
         client: Grpc<Channel>,
         /// Header fields of each request.
         metadata: MetadataMap,
+        /// The method that is called.
+        method: &'static str,
     },
     /// HTTP POST of protobuf.
     Http {
@@ -47,6 +50,8 @@ pub enum Transport {
         headers: HeaderMap,
         /// Whether bodies are compressed.
         gzip: bool,
+        /// Makes JSON of a request, if JSON is spoken.
+        json: Option<fn(&Bytes) -> Option<Bytes>>,
     },
 }
 
@@ -57,8 +62,21 @@ impl Transport {
     /// Settings that can't work, by name.
     pub fn new(otlp: &Otlp, target: &Target) -> Result<Self, Error> {
         match otlp.protocol.value {
-            Protocol::Grpc => grpc(otlp, target),
-            Protocol::HttpProtobuf => http(otlp, target),
+            Protocol::Grpc => grpc(otlp, target, EXPORT),
+            Protocol::HttpProtobuf => http(otlp, target, None),
+            Protocol::HttpJson => http(otlp, target, Some(json::<ExportTraceServiceRequest>)),
+        }
+    }
+
+    /// The same for metrics.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn for_metrics(otlp: &Otlp, target: &Target) -> Result<Self, Error> {
+        match otlp.protocol.value {
+            Protocol::Grpc => grpc(otlp, target, EXPORT_METRICS),
+            Protocol::HttpProtobuf => http(otlp, target, None),
+            Protocol::HttpJson => http(otlp, target, Some(json::<ExportMetricsServiceRequest>)),
         }
     }
 
@@ -67,7 +85,11 @@ impl Transport {
     pub async fn send(&mut self, request: Bytes, timeout: Duration) -> Attempt {
         let attempt = async {
             match self {
-                Transport::Grpc { client, metadata } => {
+                Transport::Grpc {
+                    client,
+                    metadata,
+                    method,
+                } => {
                     let mut request = tonic::Request::new(request);
                     *request.metadata_mut() = metadata.clone();
                     request.set_timeout(timeout);
@@ -77,7 +99,7 @@ impl Transport {
                             problem: chain(&e),
                         };
                     }
-                    match client.unary(request, PathAndQuery::from_static(EXPORT), Encoded).await {
+                    match client.unary(request, PathAndQuery::from_static(method), Encoded).await {
                         Ok(response) => taken(response.into_inner()),
                         Err(status) => of_grpc(&status),
                     }
@@ -87,7 +109,19 @@ impl Transport {
                     url,
                     headers,
                     gzip,
+                    json,
                 } => {
+                    let request = match json {
+                        None => request,
+                        Some(json) => match json(&request) {
+                            Some(text) => text,
+                            None => {
+                                return Attempt::Refused {
+                                    problem: "no JSON could be made of it".into(),
+                                };
+                            }
+                        },
+                    };
                     let mut post = client.post(url.clone()).headers(headers.clone());
                     post = match gzip {
                         true => match compress(&request) {
@@ -119,7 +153,7 @@ impl Transport {
     }
 }
 
-fn grpc(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
+fn grpc(otlp: &Otlp, target: &Target, method: &'static str) -> Result<Transport, Error> {
     let invalid = |e: tonic::transport::Error| Error::new(target.source, chain(&e));
     let address = match &target.socket {
         Some(path) => format!("unix://{path}"),
@@ -150,10 +184,11 @@ fn grpc(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
     Ok(Transport::Grpc {
         client,
         metadata: MetadataMap::from_headers(fields(&otlp.headers)),
+        method,
     })
 }
 
-fn http(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
+fn http(otlp: &Otlp, target: &Target, json: Option<fn(&Bytes) -> Option<Bytes>>) -> Result<Transport, Error> {
     let tls = if target.is_tls() {
         Tls::read(otlp)?.client_config()?
     } else {
@@ -172,13 +207,20 @@ fn http(otlp: &Otlp, target: &Target) -> Result<Transport, Error> {
         .build()
         .map_err(|e| Error::new(target.source, chain(&e.without_url())))?;
     let mut headers = fields(&otlp.headers);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(match json {
+            Some(_) => "application/json",
+            None => "application/x-protobuf",
+        }),
+    );
     let gzip = otlp.compression == Compression::Gzip;
     Ok(Transport::Http {
         client,
         url: target.url.clone(),
         headers,
         gzip,
+        json,
     })
 }
 
@@ -202,6 +244,12 @@ fn compress(body: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Level::fast());
     encoder.write_all(body)?;
     encoder.finish()
+}
+
+/// The request as OTLP JSON.
+fn json<M: prost::Message + Default + serde::Serialize>(request: &Bytes) -> Option<Bytes> {
+    let message = M::decode(request.clone()).ok()?;
+    Some(serde_json::to_vec(&message).ok()?.into())
 }
 
 async fn answer(mut response: reqwest::Response) -> Attempt {

@@ -160,7 +160,7 @@ fn serve<S: Read + Write>(
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let (mut length, mut gzip) = (0, false);
+    let (mut length, mut gzip, mut json) = (0, false, false);
     loop {
         let mut field = String::new();
         if reader.read_line(&mut field)? == 0 {
@@ -173,6 +173,7 @@ fn serve<S: Read + Write>(
         if let Some(value) = field.strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
+        json |= field == "content-type: application/json";
         gzip |= field == "content-encoding: gzip";
     }
     let mut body = vec![0; length];
@@ -182,7 +183,10 @@ fn serve<S: Read + Write>(
         flate2::read::GzDecoder::new(body.as_slice()).read_to_end(&mut plain)?;
         body = plain;
     }
-    let request = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
+    let request = match json {
+        true => serde_json::from_slice(&body).unwrap(),
+        false => ExportTraceServiceRequest::decode(body.as_slice()).unwrap(),
+    };
     posts.lock().unwrap().push(Post {
         line: line.trim().to_owned(),
         request,

@@ -1,0 +1,145 @@
+//! Spans in a file as OTLP JSON, a request a line (SPEC
+//! `protocol/file-exporter.md`). A disk that is full costs the spans of that
+//! time, which are counted; when there is room again, the file goes on at a new line.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::message;
+use crate::config::{Error, Given};
+use crate::export::Exporter;
+use crate::span::Span;
+use crate::telemetry::Counters;
+
+/// Appends to a file.
+pub struct FileExporter {
+    file: File,
+    counters: Arc<Counters>,
+    /// The last write ended within a line.
+    torn: bool,
+    failing: bool,
+}
+
+impl FileExporter {
+    /// Opens the file, or makes it; only its owner may read it.
+    ///
+    /// # Errors
+    /// Names the flag or variable and what the system said.
+    pub fn new(path: &Given<impl AsRef<Path>>, counters: Arc<Counters>) -> Result<Self, Error> {
+        let shown = path.value.as_ref().display();
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path.value.as_ref())
+            .map_err(|e| Error::new(path.source, format_args!("{shown}: {e}")))?;
+        Ok(FileExporter {
+            file,
+            counters,
+            torn: false,
+            failing: false,
+        })
+    }
+
+    fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    rest = rest.get(n..).unwrap_or_default();
+                    self.torn = !rest.is_empty();
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Exporter for FileExporter {
+    fn export(&mut self, spans: &[Span]) {
+        if spans.is_empty() {
+            return;
+        }
+        let mut line = Vec::new();
+        if self.torn {
+            line.push(b'\n');
+        }
+        let written = match serde_json::to_writer(&mut line, &message::request(spans)) {
+            Ok(()) => {
+                line.push(b'\n');
+                self.write(&line)
+            }
+            Err(e) => Err(e.into()),
+        };
+        match written {
+            Ok(()) => {
+                self.counters.file_exported.add(spans.len() as u64);
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("OTLP file: writing again");
+                }
+            }
+            Err(error) => {
+                self.counters.dropped_file.add(spans.len() as u64);
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!("OTLP file: {error}; spans are dropped until there is room again");
+                }
+            }
+        }
+    }
+
+    fn shutdown(&mut self, _deadline: Duration) {
+        let _ = self.file.sync_data();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+
+    use super::*;
+    use crate::export::example;
+
+    #[test]
+    fn each_line_is_a_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Given {
+            value: folder.path().join("spans.jsonl"),
+            source: "--otlp-file",
+        };
+        let counters = Arc::new(Counters::default());
+        for id in [1, 2] {
+            let mut exporter = FileExporter::new(&path, counters.clone()).unwrap();
+            exporter.export(&[example::server(7, id, None)]);
+            exporter.shutdown(Duration::ZERO);
+        }
+        let text = std::fs::read_to_string(&path.value).unwrap();
+        let lines: Vec<ExportTraceServiceRequest> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[1], message::request(&[example::server(7, 2, None)]));
+        assert!(
+            text.contains("\"traceId\":\"00000000000000000000000000000007\""),
+            "{text}"
+        );
+        assert_eq!((counters.file_exported.get(), counters.dropped()), (2, 0));
+    }
+
+    #[test]
+    fn a_full_disk_costs_what_did_not_fit_and_is_counted() {
+        let counters = Arc::new(Counters::default());
+        let path = Given {
+            value: "/dev/full",
+            source: "--otlp-file",
+        };
+        let mut exporter = FileExporter::new(&path, counters.clone()).unwrap();
+        exporter.export(&[example::server(7, 1, None), example::server(7, 2, None)]);
+        assert_eq!((counters.file_exported.get(), counters.dropped_file.get()), (0, 2));
+    }
+}
