@@ -311,7 +311,7 @@ impl Table {
         }
         let metric = Metric::of(span);
         let seconds = span.end_unix_ns.saturating_sub(span.start_unix_ns) as f64 / 1e9;
-        let exemplar = (span.context.flags & 1 != 0).then(|| Exemplar {
+        let exemplar = (span.context.flags & 1 != 0).then_some(Exemplar {
             value: seconds,
             time_unix_ns: span.end_unix_ns,
             trace_id: span.context.trace_id,

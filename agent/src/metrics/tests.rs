@@ -1,5 +1,5 @@
 //! What requests add to the table, and that both ways out of it say the same.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::sync::Arc;
 

@@ -282,13 +282,11 @@ fn of<'v, 's>(
     services: &'v mut Vec<(&'s Arc<Service>, Vec<proto::Metric>)>,
     service: &'s Arc<Service>,
 ) -> &'v mut Vec<proto::Metric> {
-    let place = match services.iter().position(|(known, _)| *known == service) {
-        Some(place) => place,
-        None => {
-            services.push((service, Vec::new()));
-            services.len() - 1
-        }
-    };
+    let known = services.iter().position(|(known, _)| *known == service);
+    if known.is_none() {
+        services.push((service, Vec::new()));
+    }
+    let place = known.unwrap_or(services.len() - 1);
     &mut services[place].1
 }
 
