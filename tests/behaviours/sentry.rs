@@ -45,7 +45,7 @@ fn service(name: &str, arguments: &[&str], folder: &Folder) -> Result<Running> {
 /// The same, once it listens: its address too.
 fn listening(name: &str, arguments: &[&str], folder: &Folder) -> Result<(Running, String)> {
     let mut running = service(name, arguments, folder)?;
-    let line = running.wait_for_line(&folder.file(name), "listening on ", READY)?;
+    let line = running.wait_for_line(&folder.file(name), &format!("{name} listening on "), READY)?;
     let address = line.rsplit(' ').next().unwrap_or_default().to_owned();
     Ok((running, address))
 }

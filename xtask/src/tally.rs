@@ -30,6 +30,9 @@ impl Tally {
                     _ => {}
                 }
             }
+        } else if line.starts_with("skipped: ") {
+            // A test that passed without the part that it needs, which could not be had.
+            self.skipped += 1;
         } else if let Some(name) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.strip_suffix(" ... FAILED"))
@@ -67,10 +70,11 @@ mod tests {
             "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.00s",
             "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.31s",
             "test result: nonsense",
+            "skipped: bugsink can't be installed",
         ] {
             tally.line(line);
         }
-        assert_eq!(tally.closing(), "13 passed, 1 failed, 1 skipped");
+        assert_eq!(tally.closing(), "13 passed, 1 failed, 2 skipped");
         assert_eq!(tally.failures, ["a::c"]);
     }
 }
