@@ -74,6 +74,12 @@ pub struct Offsets {
     pub socket_sk: u32,
     /// `socket.file`
     pub socket_file: u32,
+    /// `sock.sk_socket`
+    pub sk_socket: u32,
+    /// `file.f_inode`
+    pub file_inode: u32,
+    /// `inode.i_ino`
+    pub inode_ino: u32,
     /// `task_struct.signal`
     pub task_signal: u32,
     /// `signal_struct.live`

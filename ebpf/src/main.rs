@@ -61,6 +61,13 @@ mod programs {
         0
     }
 
+    /// Rung 2: the end of `tcp_recvmsg(sk, msg, len, flags)` (7.3 and up).
+    #[fexit(function = "tcp_recvmsg")]
+    pub fn tcp_recvmsg_flags(ctx: FExitContext) -> i32 {
+        socket::transferred(ctx.arg(0), ctx.arg::<i32>(4), direction::RECEIVE, slot::RECEIVE);
+        0
+    }
+
     /// Rung 2: the end of `unix_stream_sendmsg(sock, msg, len)`.
     #[fexit(function = "unix_stream_sendmsg")]
     pub fn unix_stream_sendmsg(ctx: FExitContext) -> i32 {

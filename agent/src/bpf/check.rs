@@ -6,8 +6,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use aya::maps::MapType;
-use aya::programs::ProgramType;
-use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
+use aya::sys::is_map_supported;
 use serde::Serialize;
 
 use super::OBJECT;
@@ -15,8 +14,8 @@ use super::btf::{self, Btf};
 use super::load::{Error, Kernel, Request, Rung, chain, version};
 use super::privileges::{Privileges, memlock, memlock_counts};
 
-/// Oldest kernel with `bpf_loop`, by which the programs walk a call's bytes.
-const OLDEST: (u32, u32) = (5, 17);
+/// Oldest kernel on which it was seen to work.
+const OLDEST: (u32, u32) = (5, 10);
 /// Where the kernel says how far it is locked down (kernel_lockdown(7)).
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
@@ -104,7 +103,6 @@ pub fn report() -> Report {
         None
     } else {
         items.push(ring_buffer());
-        items.push(bpf_loop());
         let (hooks, chosen) = hooks();
         items.extend(hooks);
         chosen
@@ -163,7 +161,7 @@ fn programs() -> Item {
 fn kernel() -> Item {
     let found = format!("{} {}", release(), std::env::consts::ARCH);
     if version() < OLDEST {
-        let remedy = "needs Linux 5.17 or newer, for bpf_loop";
+        let remedy = "needs Linux 5.10 or newer";
         return Item::lacking("kernel", State::Fatal, found, "nothing can be traced", remedy);
     }
     Item::ok("kernel", found)
@@ -320,21 +318,6 @@ fn ring_buffer() -> Item {
     }
 }
 
-fn bpf_loop() -> Item {
-    let name = "bpf_loop";
-    match is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop) {
-        Ok(true) => Item::ok(name, "there: gRPC, HTTP/2 and HTTP/1 are followed"),
-        Ok(false) => Item::lacking(
-            name,
-            State::Fatal,
-            "not in this kernel",
-            "neither HTTP/2 nor HTTP/1 can be followed: nothing can be traced",
-            "needs Linux 5.17 or newer",
-        ),
-        Err(error) => Item::lacking(name, State::Unknown, chain(&error), "", ""),
-    }
-}
-
 /// What a hook costs and gives, for people who choose.
 fn remarks(rung: Rung) -> (&'static str, &'static str) {
     match rung {
@@ -374,6 +357,9 @@ fn hooks() -> (Vec<Item>, Option<Rung>) {
                 match unix {
                     None => found.push_str("; TCP and Unix sockets"),
                     Some((_, reason)) => found.push_str(&format!("; TCP, no Unix sockets ({reason})")),
+                }
+                for (what, reason) in kernel.missing.iter().filter(|(what, _)| *what != "Unix sockets") {
+                    found.push_str(&format!("; not: {what} ({reason})"));
                 }
                 if rung == Rung::SystemCalls {
                     found.push_str("; every system call of every process pays for it");

@@ -150,17 +150,20 @@ impl Kernel {
             .load(OBJECT)
             .map_err(|e| Error::Load(chain(&e)))?;
 
-        for (program, tracepoint) in [
-            ("sched_process_fork", "sched_process_fork"),
-            ("sched_process_exec", "sched_process_exec"),
-            ("sched_process_exit", "sched_process_exit"),
-            ("inet_sock_set_state", "inet_sock_set_state"),
+        // Without these two an address or a process id that comes again could be taken for the old one.
+        for program in ["sched_process_exit", "inet_sock_set_state"] {
+            trace(&mut ebpf, program, program, &kernel_types).map_err(|reason| Error::Program { program, reason })?;
+        }
+        let mut missing = Vec::new();
+        for (program, ability) in [
+            ("sched_process_fork", "children of observed processes"),
+            ("sched_process_exec", "new programs of processes"),
         ] {
-            trace(&mut ebpf, program, tracepoint, &kernel_types)
-                .map_err(|reason| Error::Program { program, reason })?;
+            if let Err(reason) = trace(&mut ebpf, program, program, &kernel_types) {
+                missing.push((ability, reason));
+            }
         }
         let mut tried = Vec::new();
-        let mut missing = Vec::new();
         let rungs = Rung::ALL
             .into_iter()
             .filter(|r| request.rung.is_none_or(|only| only == *r));
@@ -349,10 +352,10 @@ fn climb(
             trace(ebpf, "sock_recv_length", "sock_recv_length", types)
         }
         Rung::Trampolines => {
-            let receive = if recvmsg_parameters == 6 {
-                "tcp_recvmsg_nonblock"
-            } else {
-                "tcp_recvmsg"
+            let receive = match recvmsg_parameters {
+                4 => "tcp_recvmsg_flags",
+                6 => "tcp_recvmsg_nonblock",
+                _ => "tcp_recvmsg",
             };
             exit(ebpf, "tcp_sendmsg", "tcp_sendmsg", types)?;
             exit(ebpf, receive, "tcp_recvmsg", types)?;

@@ -16,6 +16,7 @@ use crate::kernel::probe::{go, tokio};
 use crate::kernel::tls::join;
 use crate::kernel::{emit, inject, open};
 
+const AF_UNIX: u16 = 1;
 const TCP_ESTABLISHED: i32 = 1;
 const TCP_CLOSE: i32 = 7;
 const TCP_LISTEN: i32 = 10;
@@ -35,14 +36,27 @@ pub fn registers() -> u64 {
     stack.wrapping_add(u64::from(setting!(stack_top)))
 }
 
-/// The name of a socket at an address. Without a generated cookie the address is its name:
-/// unique while it lives, and [`state`] forgets it when it ends.
+/// The name of a socket at an address. Without a generated cookie the address is the name of a
+/// TCP socket: unique while it lives, and [`state`] forgets it when it ends. Nobody tells of the
+/// end of a Unix socket, so its inode's number is in its name.
 #[inline(always)]
 fn name_at(sk: u64) -> u64 {
-    match kernel::<u64>(sk.wrapping_add(offset!(sk_cookie) as u64)) {
+    let at = |offset: usize| sk.wrapping_add(offset as u64);
+    match kernel::<u64>(at(offset!(sk_cookie))) {
         Some(cookie) if cookie != 0 => cookie,
-        _ => sk,
+        _ if kernel::<u16>(at(offset!(sk_family))) != Some(AF_UNIX) => sk,
+        _ => inode(sk).wrapping_shl(32) | sk & 0xffff_ffff,
     }
+}
+
+/// Number of a socket's inode, 0 if it has none.
+#[inline(always)]
+fn inode(sk: u64) -> u64 {
+    let follow = |from: u64, offset: usize| kernel::<u64>(from.wrapping_add(offset as u64)).unwrap_or(0);
+    let socket = follow(sk, offset!(sk_socket));
+    let file = follow(socket, offset!(socket_file));
+    let inode = follow(file, offset!(file_inode));
+    follow(inode, offset!(inode_ino))
 }
 
 /// The name of a socket whose pointer the verifier knows.
@@ -84,13 +98,19 @@ pub fn transferred(sk: *const core::ffi::c_void, moved: i32, way: u8, slot: u32)
 
 /// The end of a send or receive on a `struct socket` of Unix.
 #[inline(always)]
-pub fn transferred_unix(socket: u64, moved: i32, way: u8, slot: u32) {
+pub fn transferred_unix(socket: *const core::ffi::c_void, moved: i32, way: u8, slot: u32) {
     let Some(id) = observed() else { return };
-    let sk = kernel::<u64>(socket.wrapping_add(offset!(socket_sk) as u64)).unwrap_or(0);
-    if moved < 0 || sk == 0 {
+    if moved < 0 || socket.is_null() {
         return;
     }
-    ended(sk, name_at(sk), moved as u32, way, slot, id, registers());
+    let at = socket.wrapping_byte_add(offset!(socket_sk));
+    // SAFETY: a member of the hook's own `struct socket`; the verifier knows its type, and so that of what it points to.
+    let sk = unsafe { core::ptr::read_volatile(at.cast::<*const core::ffi::c_void>()) };
+    if sk.is_null() {
+        return;
+    }
+    let connection = name(sk);
+    ended(sk as u64, connection, moved as u32, way, slot, id, registers());
 }
 
 /// The same where `sk` is just an address and the process is known to be observed.
