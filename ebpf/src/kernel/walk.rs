@@ -22,9 +22,9 @@ use crate::kernel::maps::{self, COPY, Cursor, RECORD, Scratch, VECTORS, Vector, 
 use crate::kernel::memory::{load_word, opaque, store_word};
 
 /// Turns of [`walk_on`].
-const TURNS: u32 = 256;
+const TURNS: u32 = 128;
 /// Rounds of them: 16,384 steps of one call at most, frames and the iovecs they lie in.
-const ROUNDS: u32 = 64;
+const ROUNDS: u32 = 128;
 /// A record is sent before a frame header when it holds more than this, bytes.
 const FULL_FOR_HEAD: u32 = 8 * 1024;
 /// A record is sent before a copy when it holds more than this, bytes.
