@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod budget;
 mod build;
 mod build_ebpf;
 mod command;

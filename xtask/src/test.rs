@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::command::{cargo, for_each_line, shown, text};
 use crate::tally::Tally;
 use crate::toolchain::{TARGET, Toolchain};
-use crate::{build, build_ebpf, demo, fuzz, place, setup, validate_deploy};
+use crate::{budget, build, build_ebpf, demo, fuzz, place, setup, validate_deploy};
 
 /// Time for the fuzz targets together, seconds.
 const FUZZ: u64 = 30;
@@ -106,6 +106,7 @@ pub fn run(fast: bool) -> Result<()> {
     if !fast {
         checks.stage("kernel programs", |_| build_ebpf::run());
         checks.stage("agent", |_| build::run());
+        checks.stage("verifier", budget::check);
         checks.stage("services", |_| demo::services());
     }
     checks.stage("unit tests", |tally| {

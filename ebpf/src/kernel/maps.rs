@@ -262,18 +262,17 @@ pub fn threshold() -> u64 {
     unsafe { core::ptr::read_volatile(&raw const SETTINGS.threshold) }
 }
 
+/// What is known of a process: how it is treated and which probes are in it; None: nothing.
+#[inline(always)]
+pub fn process(pid: u32) -> Option<u32> {
+    // SAFETY: the value is an integer that only the agent and `watch` write, whole.
+    unsafe { PROCESSES.get(pid) }.copied()
+}
+
 /// How a process is treated; None: not at all.
 #[inline(always)]
 pub fn watched(pid: u32) -> Option<u32> {
-    // SAFETY: the value is an integer that only the agent and `watch` write, whole.
-    unsafe { PROCESSES.get(pid) }.map(|how| how & watch::MASK)
-}
-
-/// Whether the probes of a [`tracewire_common::link::runtime`] are in a process.
-#[inline(always)]
-pub fn runs(pid: u32, runtime: u32) -> bool {
-    // SAFETY: as above.
-    unsafe { PROCESSES.get(pid) }.is_some_and(|how| how & tracewire_common::link::runtime::bit(runtime) != 0)
+    process(pid).map(|how| how & watch::MASK)
 }
 
 #[inline(always)]

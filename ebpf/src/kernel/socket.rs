@@ -69,37 +69,44 @@ fn name(sk: *const core::ffi::c_void) -> u64 {
     unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
 }
 
-/// Whether the current process is observed, and its ids.
+/// The caller of an observed process.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    /// tgid and thread, as the kernel's helper gives them.
+    pub id: u64,
+    /// What [`maps::process`] knows of it.
+    pub how: u32,
+}
+
+/// Who calls, if it is observed.
 #[inline(always)]
-fn observed() -> Option<u64> {
+pub fn observed() -> Option<Caller> {
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_current_pid_tgid() };
-    match maps::watched((id >> 32) as u32) {
-        Some(how) if how != watch::IGNORED => Some(id),
-        _ => None,
-    }
+    let how = maps::process((id >> 32) as u32)?;
+    (how & watch::MASK != watch::IGNORED).then_some(Caller { id, how })
 }
 
 /// The end of a send or receive on a socket whose pointer the verifier knows.
 #[inline(always)]
 pub fn transferred(sk: *const core::ffi::c_void, moved: i32, way: u8, slot: u32) {
-    let Some(id) = observed() else { return };
+    let Some(caller) = observed() else { return };
     if sk.is_null() {
         return;
     }
     if moved < 0 {
         // It ends a sendmmsg or recvmmsg; the thread's next one begins anew.
-        maps::set_multi(id as u32, 0);
+        maps::set_multi(caller.id as u32, 0);
         return;
     }
     let connection = name(sk);
-    ended(sk as u64, connection, moved as u32, way, slot, id, registers());
+    ended(sk as u64, connection, moved as u32, way, slot, caller, registers());
 }
 
 /// The end of a send or receive on a `struct socket` of Unix.
 #[inline(always)]
 pub fn transferred_unix(socket: *const core::ffi::c_void, moved: i32, way: u8, slot: u32) {
-    let Some(id) = observed() else { return };
+    let Some(caller) = observed() else { return };
     if moved < 0 || socket.is_null() {
         return;
     }
@@ -110,17 +117,17 @@ pub fn transferred_unix(socket: *const core::ffi::c_void, moved: i32, way: u8, s
         return;
     }
     let connection = name(sk);
-    ended(sk as u64, connection, moved as u32, way, slot, id, registers());
+    ended(sk as u64, connection, moved as u32, way, slot, caller, registers());
 }
 
 /// The same where `sk` is just an address and the process is known to be observed.
 #[inline(always)]
-pub fn transferred_at(sk: u64, moved: i32, way: u8, slot: u32, id: u64, regs: u64) {
-    ended(sk, name_at(sk), moved as u32, way, slot, id, regs);
+pub fn transferred_at(sk: u64, moved: i32, way: u8, slot: u32, caller: Caller, regs: u64) {
+    ended(sk, name_at(sk), moved as u32, way, slot, caller, regs);
 }
 
 #[inline(always)]
-fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, id: u64, regs: u64) {
+fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, caller: Caller, regs: u64) {
     let Some(scratch) = maps::scratch(slot) else { return };
     // SAFETY: a live element of a per-CPU map that only this program uses on this CPU.
     let parts = unsafe { &mut *scratch };
@@ -131,15 +138,15 @@ fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, id: u64, regs
         length: 0,
         time_ns: 0,
         connection,
-        pid: (id >> 32) as u32,
-        tid: id as u32,
+        pid: (caller.id >> 32) as u32,
+        tid: caller.id as u32,
     };
     parts.cursor.sk = sk;
     parts.cursor.regs = regs;
     parts.cursor.moved = moved;
     parts.cursor.dry = 0;
     call_ended(slot);
-    if maps::runs((id >> 32) as u32, runtime::GO) {
+    if caller.how & runtime::bit(runtime::GO) != 0 {
         go::moved(slot);
     } else if maps::runs((id >> 32) as u32, runtime::TOKIO) {
         tokio::moved(slot);

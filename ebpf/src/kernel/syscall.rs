@@ -1,11 +1,10 @@
 //! Rung 3: the end of every system call, for kernels that offer nothing better.
 //! Only calls that can move socket data cost more than a comparison.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task};
+use aya_ebpf::helpers::generated::bpf_get_current_task;
 use tracewire_common::event::direction;
-use tracewire_common::settings::watch;
 
-use crate::kernel::maps::{self, offset, slot};
+use crate::kernel::maps::{offset, slot};
 use crate::kernel::memory::kernel;
 use crate::kernel::socket;
 
@@ -18,12 +17,7 @@ pub fn ended(regs: u64, ret: i64) {
     if ret < 0 || ret > i64::from(i32::MAX) {
         return;
     }
-    // SAFETY: a helper without arguments.
-    let id = unsafe { bpf_get_current_pid_tgid() };
-    match maps::watched((id >> 32) as u32) {
-        Some(how) if how != watch::IGNORED => {}
-        _ => return,
-    }
+    let Some(caller) = socket::observed() else { return };
     let Some(number) = kernel::<u64>(regs.wrapping_add(PT_REGS_ORIG_AX)) else {
         return;
     };
@@ -36,7 +30,7 @@ pub fn ended(regs: u64, ret: i64) {
         return;
     };
     let Some(sk) = sock(fd as u32) else { return };
-    socket::transferred_at(sk, ret as i32, way, slot::SYSTEM_CALL, id, regs);
+    socket::transferred_at(sk, ret as i32, way, slot::SYSTEM_CALL, caller, regs);
 }
 
 /// The `struct sock` behind a file descriptor of the current task, if it is a socket.
