@@ -148,7 +148,7 @@ fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, caller: Calle
     call_ended(slot);
     if caller.how & runtime::bit(runtime::GO) != 0 {
         go::moved(slot);
-    } else if maps::runs((id >> 32) as u32, runtime::TOKIO) {
+    } else if caller.how & runtime::bit(runtime::TOKIO) != 0 {
         tokio::moved(slot);
     }
 }

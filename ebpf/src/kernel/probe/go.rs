@@ -10,7 +10,6 @@
 //! makes the header fields (`createHeaderFields`), and the connection's writer
 //! goroutine writes them (`loopyWriter.writeHeader`): the slice joins the two.
 
-use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::{map, uprobe};
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::ProbeContext;
@@ -28,6 +27,8 @@ use crate::kernel::{context, maps};
 const PT_REGS_R14: u64 = 8;
 /// Header fields that may be written before the writer's first system call is seen.
 const PENDING: u32 = 16 * 1024;
+/// How many of them [`go_settle_some`] settles.
+const SETTLED: u32 = 128;
 
 /// Connection that a goroutine receives from.
 #[map]
@@ -140,41 +141,50 @@ fn moved_by(slot: u32) -> Option<()> {
     // SAFETY: two integers that only this goroutine's programs write.
     let [first, last] = unsafe { GO_PENDING.get(unit) }.copied()?;
     let _ = GO_PENDING.remove(unit);
-    let mut settle = Settle {
-        unit,
-        connection,
-        first,
-    };
     let streams = (last.wrapping_sub(first) / 2).wrapping_add(1);
-    let streams = if streams > PENDING { PENDING } else { streams };
-    // SAFETY: `settle_step` takes what is passed here; it outlives the call.
-    unsafe {
-        bpf_loop(
-            streams,
-            settle_step as *mut _,
-            core::ptr::from_mut(&mut settle).cast(),
-            0,
-        )
-    };
+    let mut i = 0;
+    while i < PENDING / SETTLED {
+        if i * SETTLED >= streams {
+            break;
+        }
+        let from = first.wrapping_add(2 * i * SETTLED);
+        go_settle_some(unit.id, unit.pid, connection, from, streams - i * SETTLED);
+        i += 1;
+    }
     Some(())
 }
 
-struct Settle {
-    unit: Unit,
-    connection: u64,
-    first: u32,
+/// Settles up to [`SETTLED`] of `streams` streams from `first` on. A part of its own, as is
+/// [`go_settle`], so that the socket programs need no `bpf_loop`: kernels before 5.17 have none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn go_settle_some(goid: u64, pid: u32, connection: u64, first: u32, streams: u32) -> u32 {
+    let mut i = 0;
+    while i < SETTLED {
+        if i >= streams {
+            break;
+        }
+        // A client's streams are odd (RFC 9113 §5.1.1).
+        go_settle(goid, pid, connection, first.wrapping_add(2 * i));
+        i += 1;
+    }
+    0
 }
 
-unsafe extern "C" fn settle_step(turn: u64, settle: *mut Settle) -> i64 {
-    // SAFETY: `moved` passes its own.
-    let settle = unsafe { &*settle };
-    // A client's streams are odd (RFC 9113 §5.1.1).
-    let stream = settle.first.wrapping_add(2 * turn as u32);
-    let key = pending(&settle.unit, stream);
+/// The connection of a stream whose header fields were written before it was known.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn go_settle(goid: u64, pid: u32, connection: u64, stream: u32) -> u32 {
+    let unit = Unit {
+        id: goid,
+        pid,
+        kind: unit::GOROUTINE,
+    };
+    let key = pending(&unit, stream);
     // SAFETY: plain, and written once.
     if let Some(parent) = unsafe { GO_PENDING_FOR.get(key) }.copied() {
         let _ = GO_PENDING_FOR.remove(key);
-        context::calls(settle.connection, stream, &parent, mechanism::GO_GRPC);
+        context::calls(connection, stream, &parent, mechanism::GO_GRPC);
     }
     0
 }

@@ -8,7 +8,7 @@
 //! with it, join the two. `Streams::poll_complete` joins `h2`'s connection with
 //! the socket that is written next in the same poll.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_loop};
+use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::{map, uprobe};
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::ProbeContext;
@@ -25,6 +25,8 @@ use crate::kernel::{context, maps};
 const BUSY: u64 = 3;
 /// Streams of a connection that may be opened before its socket is known.
 const PENDING: u32 = 16 * 1024;
+/// How many of them [`tokio_settle_some`] settles.
+const SETTLED: u32 = 128;
 
 /// What a thread does in the poll of a task.
 #[repr(C)]
@@ -357,43 +359,45 @@ fn moved_by(slot: u32) -> Option<()> {
     // SAFETY: two integers, written whole.
     let [first, last] = unsafe { H2_PENDING.get(key) }.copied()?;
     let _ = H2_PENDING.remove(key);
-    let mut settle = Settle {
-        inner: poll.flushed,
-        connection: header.connection,
-        pid: header.pid,
-        first,
-    };
     let streams = (last.wrapping_sub(first) / 2).wrapping_add(1);
-    let streams = if streams > PENDING { PENDING } else { streams };
-    // SAFETY: `settle_step` takes what is passed here; it outlives the call.
-    unsafe {
-        bpf_loop(
-            streams,
-            settle_step as *mut _,
-            core::ptr::from_mut(&mut settle).cast(),
-            0,
-        )
-    };
+    let mut i = 0;
+    while i < PENDING / SETTLED {
+        if i * SETTLED >= streams {
+            break;
+        }
+        let from = first.wrapping_add(2 * i * SETTLED);
+        tokio_settle_some(poll.flushed, header.pid, header.connection, from, streams - i * SETTLED);
+        i += 1;
+    }
     Some(())
 }
 
-struct Settle {
-    inner: u64,
-    connection: u64,
-    pid: u32,
-    first: u32,
+/// Settles up to [`SETTLED`] of `streams` streams from `first` on. A part of its own, as is
+/// [`tokio_settle`], so that the socket programs need no `bpf_loop`: kernels before 5.17 have none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tokio_settle_some(inner: u64, pid: u32, connection: u64, first: u32, streams: u32) -> u32 {
+    let mut i = 0;
+    while i < SETTLED {
+        if i >= streams {
+            break;
+        }
+        // A client's streams are odd (RFC 9113 §5.1.1).
+        tokio_settle(inner, pid, connection, first.wrapping_add(2 * i));
+        i += 1;
+    }
+    0
 }
 
-unsafe extern "C" fn settle_step(turn: u64, settle: *mut Settle) -> i64 {
-    // SAFETY: `moved_by` passes its own.
-    let settle = unsafe { &*settle };
-    // A client's streams are odd (RFC 9113 §5.1.1).
-    let stream = settle.first.wrapping_add(2 * turn as u32);
-    let key = pointer(settle.pid, settle.inner, stream);
+/// The connection of a stream whose header fields were written before it was known.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tokio_settle(inner: u64, pid: u32, connection: u64, stream: u32) -> u32 {
+    let key = pointer(pid, inner, stream);
     // SAFETY: plain, and written once.
     if let Some(parent) = unsafe { H2_PENDING_FOR.get(key) }.copied() {
         let _ = H2_PENDING_FOR.remove(key);
-        context::calls(settle.connection, stream, &parent, mechanism::TOKIO);
+        context::calls(connection, stream, &parent, mechanism::TOKIO);
     }
     0
 }
