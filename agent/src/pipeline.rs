@@ -406,9 +406,12 @@ fn export(receive: &Receiver<Vec<Span>>, mut exporters: Vec<Box<dyn Exporter>>, 
             exporter.tick();
         }
     }
-    // In their order, Sentry last, and all of them within the one deadline.
+    // In their order, Sentry last, and all of them within the one deadline: each has an equal
+    // share of what is left, so that one whose server is gone does not take it all.
     let end = Instant::now() + deadline;
+    let mut left = u32::try_from(exporters.len()).unwrap_or(u32::MAX);
     for exporter in &mut exporters {
-        exporter.shutdown(end.saturating_duration_since(Instant::now()));
+        exporter.shutdown(end.saturating_duration_since(Instant::now()) / left.max(1));
+        left -= 1;
     }
 }

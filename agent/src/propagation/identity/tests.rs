@@ -2,6 +2,8 @@
 //! the parts of it are told.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use tracewire_common::sampling::Threshold;
+
 use super::*;
 use crate::connection::{Peer, Transport};
 use crate::request::{Messages, Protocol, RequestHead, ResponseHead};
@@ -29,6 +31,19 @@ impl Node {
     }
 
     fn begun(&mut self, role: Role, stream: u32, start_ns: u64) {
+        self.begun_below(role, stream, start_ns, None, None);
+    }
+
+    /// With the fields that name a parent.
+    fn begun_below(
+        &mut self,
+        role: Role,
+        stream: u32,
+        start_ns: u64,
+        traceparent: Option<&str>,
+        sentry_trace: Option<&str>,
+    ) {
+        let seen = |value: Option<&str>| value.map_or(Seen::Absent, |v| Seen::Value(Arc::from(v)));
         let output = Output::Begun {
             connection: connection(role),
             stream,
@@ -36,9 +51,9 @@ impl Node {
             role,
             version: Version::Http2,
             start_ns,
-            traceparent: Seen::Absent,
+            traceparent: seen(traceparent),
             tracestate: Seen::Absent,
-            sentry_trace: Seen::Absent,
+            sentry_trace: seen(sentry_trace),
             method: Seen::Absent,
             path: Seen::Absent,
         };
@@ -160,4 +175,62 @@ fn a_request_that_was_never_seen_is_no_parent() {
     let (all, counts) = node.all();
     assert_eq!(of(&all, Role::Client).context.parent, None);
     assert_eq!(counts.parents_unseen, 1);
+}
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const SPAN: &str = "b7ad6b7169203331";
+
+/// Parent and flags of a request that names one in Sentry's field, where every trace that begins
+/// here is sampled, or none.
+fn below(traceparent: Option<&str>, end: &str, share: Threshold) -> (String, u8) {
+    let mut node = Node::new();
+    node.identities.sample(Head::new(super::super::head::Config {
+        root: share,
+        ..super::super::head::Config::default()
+    }));
+    let sentry = format!("{TRACE}-{SPAN}{end}");
+    node.begun_below(Role::Server, 5, 100, traceparent, Some(&sentry));
+    node.ended(Role::Server, 5, (100, 400));
+    let (all, _) = node.all();
+    let context = &of(&all, Role::Server).context;
+    let parent = context.parent.map(u64::from_be_bytes).unwrap_or_default();
+    (
+        format!("{:032x}-{parent:016x}", u128::from_be_bytes(context.trace_id)),
+        context.flags & SAMPLED,
+    )
+}
+
+#[test]
+fn sentry_s_field_names_the_parent_where_there_is_no_other() {
+    let named = format!("{TRACE}-{SPAN}");
+    for (end, share, sampled) in [
+        ("-1", Threshold::NEVER, 1),
+        ("-0", Threshold::ALWAYS, 0),
+        // It leaves the decision to us.
+        ("", Threshold::ALWAYS, 1),
+        ("", Threshold::NEVER, 0),
+    ] {
+        assert_eq!(below(None, end, share), (named.clone(), sampled), "`{end}`");
+    }
+    let other = "00-11111111111111111111111111111111-2222222222222222-01";
+    let (parent, _) = below(Some(other), "-1", Threshold::ALWAYS);
+    assert_eq!(parent, &other[3..52]);
+}
+
+#[test]
+fn calls_follow_the_decision_for_their_request() {
+    for (share, flags) in [(Threshold::ALWAYS, 3), (Threshold::NEVER, 2)] {
+        let mut node = Node::new();
+        node.identities.sample(Head::new(super::super::head::Config {
+            root: share,
+            ..super::super::head::Config::default()
+        }));
+        node.begun(Role::Server, 5, 100);
+        node.link(3, Some(5));
+        node.begun(Role::Client, 3, 200);
+        node.ended(Role::Client, 3, (200, 300));
+        node.ended(Role::Server, 5, (100, 400));
+        let (all, _) = node.all();
+        assert!(all.iter().all(|one| one.context.flags == flags), "{flags}");
+    }
 }
