@@ -22,6 +22,7 @@ pub mod session;
 pub mod span;
 pub mod tls;
 pub mod truth;
+pub mod web;
 pub mod workload;
 
 /// The turn of one test.

@@ -1,7 +1,7 @@
 //! A span as the agent's `--output json` writes it.
 
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::agent::CALL_ID;
 
 /// One line.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Span {
     /// 32 hex digits.
@@ -44,6 +44,25 @@ pub struct Status {
     pub code: String,
     /// Description.
     pub message: Option<String>,
+}
+
+impl fmt::Debug for Span {
+    /// Without its resource, which is long and rarely what is wrong.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {:?} {} {}/{} {}..{} {:?} {}",
+            self.kind,
+            self.name,
+            self.trace_id,
+            self.parent_span_id,
+            self.span_id,
+            self.start_ns,
+            self.end_ns,
+            self.status,
+            Value::Object(self.attributes.clone())
+        )
+    }
 }
 
 impl Span {

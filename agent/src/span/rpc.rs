@@ -16,7 +16,7 @@ use super::url::{bare, cut};
 use crate::attribute::Value;
 use crate::discover::Resource;
 use crate::privacy::Policy;
-use crate::request::{Exchange, Outcome, Protocol, Role, Seen};
+use crate::request::{Exchange, Outcome, Protocol, Role, Seen, Version};
 
 /// Methods of one service (and role) that get a name of their own.
 const METHOD_LIMIT: usize = 2048;
@@ -163,7 +163,7 @@ impl Builder {
             draft.host(host);
         }
         self.peer(exchange, draft);
-        if !connect {
+        if counts_messages(exchange) {
             let (request, response) = (exchange.request_messages, exchange.response_messages);
             draft.put(key::REQUEST_MESSAGES, Value::Int(request.count.into()));
             draft.put(
@@ -214,6 +214,8 @@ fn grpc_verdict(exchange: &Exchange) -> Verdict {
         return Verdict::of_code(code, role, code.name()).describe(Some(format!("HTTP status {status}").into()));
     }
     match exchange.outcome {
+        // Its trailers are in the body: over HTTP/1, compressed or as text they are not read.
+        Outcome::Complete if exchange.protocol == Protocol::GrpcWeb => Verdict::unseen(),
         Outcome::Complete => match exchange.response.status {
             // gRPC doc/http-grpc-status-mapping.md: "200 is UNKNOWN because there should be a
             // grpc-status in case of truly OK response."
@@ -259,6 +261,18 @@ fn grpc_verdict(exchange: &Exchange) -> Verdict {
         },
         Outcome::Unfinished => Verdict::default(),
     }
+}
+
+/// Whether messages were counted: in HTTP/2's DATA, in gRPC's framing. gRPC-Web as text has another.
+fn counts_messages(exchange: &Exchange) -> bool {
+    let text = |kind: &Seen<Arc<str>>| {
+        let kind = kind.value();
+        kind.is_some_and(|kind| kind.starts_with("application/grpc-web-text"))
+    };
+    exchange.protocol != Protocol::Connect
+        && exchange.version == Version::Http2
+        && !text(&exchange.request.content_type)
+        && !text(&exchange.response.content_type)
 }
 
 /// Connect protocol: a unary error is told by the HTTP status and, exactly,
