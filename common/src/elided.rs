@@ -63,6 +63,9 @@ pub mod frame {
     pub const TUNNEL: u8 = 0xea;
 }
 
+/// Flag of [`frame::MESSAGE`]: so many empty messages in a row that this is likely no gRPC; later
+/// messages of the stream's direction are not told.
+pub const UNCOUNTED: u8 = 1;
 /// Flag of [`frame::HEAD`]: the head ends with this piece.
 pub const HEAD_END: u8 = 1;
 /// Flag of [`frame::HEAD`]: the head was longer than [`BLOCK_LIMIT`] and the rest is not here.

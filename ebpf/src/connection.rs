@@ -71,8 +71,10 @@ pub struct Message {
     pub have: u8,
     /// 0: gRPC as far as seen; 1: not gRPC; 2: in a gRPC-Web trailer, which is copied.
     pub state: u8,
+    /// Empty messages in a row.
+    pub empty: u8,
     /// Must be 0.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// The prefix as gathered.
     pub prefix: [u8; 8],
 }
@@ -173,7 +175,8 @@ impl Message {
         left: 0,
         have: 0,
         state: 0,
-        reserved: [0; 2],
+        empty: 0,
+        reserved: 0,
         prefix: [0; 8],
     };
 }

@@ -1,7 +1,7 @@
 //! The HTTP/2 framer (RFC 9113 §4): follows frames over calls cut at any byte
 //! and passes on what the user side needs.
 
-use tracewire_common::elided::{BLOCK_LIMIT, FRAME_HEADER, Head, flag, frame};
+use tracewire_common::elided::{BLOCK_LIMIT, FRAME_HEADER, Head, UNCOUNTED, flag, frame};
 use tracewire_common::fault::Fault;
 
 use crate::connection::{Flow, Http1, Message, flow_flag, phase};
@@ -36,6 +36,8 @@ impl Bytes for PrefaceBytes {
     }
 }
 
+/// Empty messages in a row in one frame, after which it is taken for another kind of body.
+const EMPTY: u8 = 16;
 /// Bytes of a gRPC message prefix.
 const PREFIX: u32 = 5;
 
@@ -343,10 +345,14 @@ fn prefix<I: Io>(stream: u32, m: &mut Message, left_in_frame: u32, io: &mut I) {
         // 2 and 3: the end of a Connect stream.
         0..=3 => {
             m.left = length;
+            m.empty = if length == 0 { m.empty.saturating_add(1) } else { 0 };
+            // A body of zeros reads like that; each byte of it must not become three.
+            let flags = if m.empty > EMPTY { UNCOUNTED } else { 0 };
+            m.state = flags & 1;
             io.put(Head {
                 length: PREFIX,
                 kind: frame::MESSAGE,
-                flags: 0,
+                flags,
                 stream,
             });
             io.put_prefix(&p);

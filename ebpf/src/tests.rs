@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::vec;
 use std::vec::Vec;
 
-use tracewire_common::elided::{FRAME_HEADER, Head, flag, frame};
+use tracewire_common::elided::{FRAME_HEADER, Head, UNCOUNTED, flag, frame};
 use tracewire_common::fault::Fault;
 
 use crate::connection::{Flow, Http1, Message, Shared, phase, protocol};
@@ -261,6 +261,28 @@ fn bodies_that_are_not_grpc_are_left_alone() {
     let frames = joined(&run.io.out);
     assert_eq!(frames.len(), 1, "{frames:?}");
     assert_eq!(frames[0].0, frame::DATA);
+}
+
+#[test]
+fn a_body_of_zeros_is_not_forty_thousand_messages() {
+    let mut run = Run::default();
+    run.feed(&crate::http2::PREFACE);
+    for last in 0..10 {
+        run.feed(&frame(frame::DATA, u8::from(last == 9), 1, &[0; 16384]));
+    }
+    let frames = joined(&run.io.out);
+    assert_eq!(frames.len(), 18, "16 messages, one that says so, and the end");
+    assert_eq!((frames[16].0, frames[16].1), (frame::MESSAGE, UNCOUNTED));
+    // Messages of gRPC may be empty, too.
+    let mut run = Run::default();
+    run.feed(&crate::http2::PREFACE);
+    for _ in 0..10 {
+        let mut data = [0; 45].to_vec();
+        data.extend(message(3));
+        run.feed(&frame(frame::DATA, 0, 1, &data));
+    }
+    let frames = joined(&run.io.out);
+    assert_eq!(frames.iter().filter(|f| f.0 == frame::MESSAGE && f.1 == 0).count(), 100);
 }
 
 #[test]

@@ -126,39 +126,42 @@ pub fn whole(truth: &Truth, spans: &[Span], address: &str, sides: Sides) -> Comp
     comparison
 }
 
-/// Calls that an agent saw which came in the middle: what it says must be
-/// right, what it could not read it must say, and nothing more is asked. Calls
-/// that began after `attached_ns` (with room for the clock) may not be missing.
-pub fn late(truth: &Truth, spans: &[Span], attached_ns: u64) -> Comparison {
+/// Calls of a client that makes one at a time, of which the agent saw the later ones: what it says
+/// must be right, what it could not read it must say, and nothing more is asked. The name of the field
+/// that has a call's id may be one of the things it could not read, so calls are told by their time.
+pub fn late(truth: &Truth, spans: &[Span], attached_ns: u64, address: &str) -> Comparison {
     let mut comparison = Comparison::default();
-    let mut by_call: HashMap<(String, String), &Span> = HashMap::new();
+    let mut spans_of: HashMap<(String, &str), Vec<&Span>> = HashMap::new();
     for span in spans {
-        if let Some(id) = span.call_id() {
-            let key = (span.side(), id.to_owned());
-            if !truth.contains_key(&key) {
-                comparison.problems.push(format!("invented: {span:?}"));
-            }
-            by_call.insert(key, span);
+        let middle = span.start_ns.midpoint(span.end_ns);
+        let within = |call: &&Call| call.side == "client" && (call.start_ns..=call.end_ns).contains(&middle);
+        match truth.values().find(within) {
+            Some(call) => spans_of.entry((span.side(), &call.id)).or_default().push(span),
+            None => comparison.problems.push(format!("of no call: {span:?}")),
         }
     }
-    for (key, call) in truth
-        .iter()
-        .filter(|(_, call)| call.start_ns > attached_ns + 10 * CLOCK_NS)
-    {
-        let Some(span) = by_call.get(key) else {
-            comparison.problems.push(format!("missing: {call:?}"));
-            continue;
+    for call in truth.values().filter(|call| call.start_ns > attached_ns + CLOCK_NS) {
+        let key = (call.side.clone(), call.id.as_str());
+        let span = match spans_of.get(&key).map(Vec::as_slice) {
+            None => {
+                *comparison.allowed.entry("missing").or_default() += 1;
+                continue;
+            }
+            Some([span]) => span,
+            Some(several) => {
+                comparison.problems.push(format!("several of {call:?}: {several:?}"));
+                continue;
+            }
         };
-        let twin = (
-            if call.side == "client" { "server" } else { "client" }.to_owned(),
-            call.id.clone(),
-        );
         let mut judge = Judge {
             call,
             span,
             wrong: Vec::new(),
             allowed: Vec::new(),
         };
+        if let Some(id) = span.call_id() {
+            judge.expect("call", id, call.id.as_str());
+        }
         if span.text("rpc.method") == Some("_OTHER") && span.is_unseen("rpc.method") {
             judge
                 .allowed
@@ -173,7 +176,15 @@ pub fn late(truth: &Truth, spans: &[Span], attached_ns: u64) -> Comparison {
         } else {
             judge.status();
         }
-        judge.time(truth.get(&twin));
+        if span.is_unseen("server.address") {
+            judge
+                .allowed
+                .push(":authority was an index from before the attach, and is said to be unseen");
+        } else {
+            judge.ends(address);
+        }
+        let twin = truth.get(&("server".to_owned(), call.id.clone()));
+        judge.time(twin.filter(|_| call.side == "client"));
         judge.messages();
         judge.close(&mut comparison);
     }

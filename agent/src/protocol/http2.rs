@@ -4,7 +4,7 @@
 //! Bias: what a gap or a truncated block hid is said to be unknown; the
 //! decoder's tables are not trusted past it.
 
-use tracewire_common::elided::{Head, flag, frame};
+use tracewire_common::elided::{Head, UNCOUNTED, flag, frame};
 
 use super::hpack::Decoder;
 
@@ -26,6 +26,11 @@ pub enum Signal {
         stream: u32,
         /// Its length, bytes.
         length: u32,
+    },
+    /// Messages of this direction are not told any more: it is likely no gRPC.
+    Uncounted {
+        /// Stream identifier.
+        stream: u32,
     },
     /// END_STREAM on DATA.
     End {
@@ -163,6 +168,7 @@ impl Direction {
                 self.continue_with(block, head.flags, origin, sink);
             }
             frame::DATA => sink.signal(Signal::End { stream }, time_ns),
+            frame::MESSAGE if head.flags & UNCOUNTED != 0 => sink.signal(Signal::Uncounted { stream }, time_ns),
             frame::MESSAGE => {
                 if let Some(&[_, a, b, c, d]) = payload.first_chunk::<5>() {
                     sink.signal(

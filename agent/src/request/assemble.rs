@@ -471,6 +471,17 @@ impl Turn<'_> {
         }
     }
 
+    /// What is counted of an open stream's messages in this direction.
+    fn messages(&mut self, stream: u32) -> Option<&mut Messages> {
+        let requests = self.requests()?;
+        let open = self.connection.streams.get_mut(&stream)?;
+        Some(if requests {
+            &mut open.request_messages
+        } else {
+            &mut open.response_messages
+        })
+    }
+
     fn http1_head(&mut self, head: Head, payload: &[u8], time_ns: u64) {
         let half = &mut self.connection.halves[self.way];
         if half.head.is_empty() {
@@ -601,14 +612,13 @@ impl crate::protocol::http2::Sink for Turn<'_> {
     fn signal(&mut self, signal: Signal, time_ns: u64) {
         match signal {
             Signal::Headers { stream, end, damaged } => self.headers(stream, end, damaged, time_ns),
+            Signal::Uncounted { stream } => {
+                if let Some(side) = self.messages(stream) {
+                    side.uncounted = true;
+                }
+            }
             Signal::Message { stream, length } => {
-                let Some(requests) = self.requests() else { return };
-                if let Some(open) = self.connection.streams.get_mut(&stream) {
-                    let side = if requests {
-                        &mut open.request_messages
-                    } else {
-                        &mut open.response_messages
-                    };
+                if let Some(side) = self.messages(stream) {
                     side.count = side.count.saturating_add(1);
                     side.bytes = side.bytes.saturating_add(u64::from(length));
                 }
@@ -782,7 +792,8 @@ fn protocol(open: &Stream) -> Protocol {
             return protocol;
         }
         let post = open.request.method.value().is_none_or(|m| &**m == "POST");
-        let messages = open.request_messages.count + open.response_messages.count > 0;
+        let counted = |m: Messages| m.count > 0 && !m.uncounted;
+        let messages = counted(open.request_messages) || counted(open.response_messages);
         if post && (messages || open.response.grpc_status.value().is_some()) {
             return Protocol::Grpc;
         }

@@ -94,6 +94,8 @@ pub struct Messages {
     pub count: u32,
     /// Sum of their lengths on the wire, prefixes not counted, bytes.
     pub bytes: u64,
+    /// There may be more: the kernel stopped counting, since this looked like no gRPC.
+    pub uncounted: bool,
 }
 
 /// Header fields that matter to spans; all others are dropped where they are read.

@@ -271,6 +271,8 @@ fn counts_messages(exchange: &Exchange) -> bool {
     };
     exchange.protocol != Protocol::Connect
         && exchange.version == Version::Http2
+        && !exchange.request_messages.uncounted
+        && !exchange.response_messages.uncounted
         && !text(&exchange.request.content_type)
         && !text(&exchange.response.content_type)
 }

@@ -50,7 +50,11 @@ fn exchange(role: Role, protocol: Protocol) -> Exchange {
             grpc_status: if grpc { Seen::Value(0) } else { Seen::Absent },
             ..ResponseHead::default()
         },
-        request_messages: Messages { count: 1, bytes: 20 },
+        request_messages: Messages {
+            count: 1,
+            bytes: 20,
+            ..Messages::default()
+        },
         response_messages: Messages::default(),
         outcome: Outcome::Complete,
     }
