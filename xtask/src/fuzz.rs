@@ -23,11 +23,13 @@ pub fn run(seconds: u64) -> Result<()> {
         return stand_in(each);
     }
     let mut faults = Vec::new();
-    for target in &targets()? {
+    let targets = targets()?;
+    for target in &targets {
         eprintln!("fuzz {target}, {each} s");
         // No sanitizer: the parsers are safe Rust, a fault is a panic, and a
         // released compiler can build this.
-        let mut fuzz = fuzz(&["run", "--sanitizer", "none", "--features", "libfuzzer"]);
+        let mut fuzz = fuzz("run");
+        fuzz.args(["--sanitizer", "none", "--features", "libfuzzer"]);
         fuzz.arg("--target-dir").arg(place::target().join("fuzz"));
         fuzz.arg(target)
             .args(["--", "-print_final_stats=1", "-close_fd_mask=1"]);
@@ -58,11 +60,10 @@ pub fn stand_in(each: u64) -> Result<()> {
     shown(cargo(&arguments).env("TRACEWIRE_FUZZ_SECONDS", each.to_string()))
 }
 
-/// `cargo fuzz ARGUMENTS`. It asks for unstable options of the compiler.
-fn fuzz(arguments: &[&str]) -> std::process::Command {
-    let mut command = cargo(&["fuzz"]);
+/// `cargo fuzz WHAT`. It asks for unstable options of the compiler.
+fn fuzz(what: &str) -> std::process::Command {
+    let mut command = cargo(&["fuzz", what]);
     command
-        .args(arguments)
         .args(["--fuzz-dir", "tests/fuzz"])
         .current_dir(place::root())
         .env("RUSTC_BOOTSTRAP", "1");
@@ -70,7 +71,7 @@ fn fuzz(arguments: &[&str]) -> std::process::Command {
 }
 
 fn targets() -> Result<Vec<String>> {
-    let list = output(&mut fuzz(&["list"])).context("`cargo fuzz list` failed in tests/fuzz")?;
+    let list = output(&mut fuzz("list")).context("`cargo fuzz list` failed in tests/fuzz")?;
     let targets: Vec<_> = list.lines().map(str::to_owned).collect();
     ensure!(!targets.is_empty(), "there are no fuzz targets in tests/fuzz");
     Ok(targets)
