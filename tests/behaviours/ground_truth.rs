@@ -103,8 +103,31 @@ languages! {
     rust: Rust,
 }
 
-/// In the other libraries both sides keep the time of a deadline, or a client's exit overtakes its
-/// cancellation: what they write down and what the wire carries differ from run to run.
+/// Calls that are given up: what the wire certainly says. `compare::STATUS` lists where a library's
+/// own account differs from it.
+fn gives_up(language: Language) -> Result<()> {
+    let _turn = alone()?;
+    check(language, language, &given_up(1, 1))
+}
+
+macro_rules! given_up {
+    ($($name:ident: $language:ident),* $(,)?) => {$(
+        #[test]
+        fn $name() -> Result<()> {
+            gives_up(Language::$language)
+        }
+    )*};
+}
+
+given_up! {
+    calls_given_up_in_python_are_told_as_the_wire_has_them: Python,
+    calls_given_up_in_asyncio_are_told_as_the_wire_has_them: PythonAio,
+    calls_given_up_in_node_are_told_as_the_wire_has_them: Node,
+    calls_given_up_in_java_are_told_as_the_wire_has_them: Java,
+    calls_given_up_in_cpp_are_told_as_the_wire_has_them: Cpp,
+    calls_given_up_in_rust_are_told_as_the_wire_has_them: Rust,
+}
+
 #[test]
 fn calls_given_up_in_go_are_told_as_they_were() -> Result<()> {
     let _turn = alone()?;

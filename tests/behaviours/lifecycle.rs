@@ -248,3 +248,95 @@ fn processes_chosen_by_their_service_name_are_seen_from_their_first_call() -> Re
         command.env("OTEL_SERVICE_NAME", "chosen-client");
     })
 }
+
+/// Kills the server in the middle of its calls; the clients' spans against what the clients saw.
+fn a_server_dies(client: Language) -> Result<()> {
+    let folder = Folder::new()?;
+    let mut server = Server::start(Language::Go, &folder)?;
+    let load = Load::new("server-stream", 600).at_once(8).over(2);
+    let address = server.address.clone();
+    let mut running = Client::start(client, &address, load, Duration::from_secs(6), 0, &folder)?;
+    let agent = Agent::attach(&[server.running.pid(), running.running.pid()], &folder)?;
+    let deadline = Instant::now() + PATIENCE;
+    while agent.spans()?.len() < 100 {
+        ensure!(Instant::now() < deadline, "there are no spans");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    server.running.signal(libc::SIGKILL);
+    server.running.wait(PATIENCE)?;
+    running.finish(CALLS)?;
+    let report = agent.finish()?;
+    let mut truth = Truth::new();
+    truth::read(&running.log, &mut truth)?;
+    let mut lost = 0;
+    let mut spans: BTreeMap<&str, _> = BTreeMap::new();
+    for span in report.spans.iter().filter(|span| span.kind == "CLIENT") {
+        let id = span.call_id().context("a span of no call")?;
+        assert!(spans.insert(id, span).is_none(), "twice: {span:?}");
+    }
+    for call in truth.values() {
+        let span = spans.remove(call.id.as_str());
+        let unavailable = call.code == "UNAVAILABLE";
+        let Some(span) = span else {
+            // Most of those after the death never reach a wire.
+            assert!(unavailable, "{client}: missing: {call:?}");
+            continue;
+        };
+        let code = span.text("rpc.status_code");
+        assert_eq!(code, Some(call.code.as_str()), "{client}: {call:?}\n{span:?}");
+        if unavailable {
+            lost += 1;
+            let error = span.text("error.type").unwrap_or_default();
+            assert!(
+                error.starts_with("connection_") && span.status.code == "ERROR",
+                "{span:?}"
+            );
+        }
+    }
+    assert!(spans.is_empty(), "{client}: invented: {spans:?}");
+    println!("{client}: {lost} calls were open when the server died");
+    assert!(lost > 0, "{client}: no call was open, so nothing was tested");
+    Ok(())
+}
+
+#[test]
+fn calls_whose_server_dies_are_unavailable() -> Result<()> {
+    let _turn = alone()?;
+    for client in [Language::Go, Language::Python, Language::Rust, Language::Node] {
+        a_server_dies(client)?;
+    }
+    Ok(())
+}
+
+/// A server's span of a call whose client died has no status, for none was sent.
+#[test]
+fn calls_whose_client_dies_have_no_status() -> Result<()> {
+    let _turn = alone()?;
+    let folder = Folder::new()?;
+    let mut server = Server::start(Language::Go, &folder)?;
+    let load = Load::new("server-stream", 600).at_once(8).over(2);
+    let mut client = Client::start(Language::Go, &server.address, load, Duration::from_secs(6), 0, &folder)?;
+    let agent = Agent::attach(&[server.running.pid()], &folder)?;
+    let deadline = Instant::now() + PATIENCE;
+    while agent.spans()?.len() < 50 {
+        ensure!(Instant::now() < deadline, "there are no spans");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    client.running.signal(libc::SIGKILL);
+    client.running.wait(PATIENCE)?;
+    server.running.end()?;
+    let mut truth = Truth::new();
+    truth::read(&server.log, &mut truth)?;
+    let report = agent.finish()?;
+    assert_eq!(report.spans.len(), truth.len());
+    for span in &report.spans {
+        let id = span.call_id().context("a span of no call")?;
+        let call = truth.get(&("server".to_owned(), id.to_owned())).context("invented")?;
+        match span.text("rpc.status_code") {
+            // The handler hears of the end of its connection as a cancellation.
+            None => assert_eq!(call.code, "CANCELLED", "{span:?}"),
+            code => assert_eq!(code, Some(call.code.as_str()), "{span:?}"),
+        }
+    }
+    Ok(())
+}

@@ -366,8 +366,12 @@ impl Turn<'_> {
             frame::BODY_END => self.http1_body_end(time_ns),
             frame::TUNNEL => self.http1_tunnel(time_ns),
             _ => {
-                if let Some((_, stream, _)) = self.connection.upgraded.take() {
-                    // RFC 7540 §3.2: the response to the upgraded request comes on stream 1.
+                if let Some((_, mut stream, _)) = self.connection.upgraded.take() {
+                    // RFC 7540 §3.2: the response to the upgraded request comes on stream 1. Its head was
+                    // read in the clear and named no scheme.
+                    if stream.request.scheme == Seen::Absent {
+                        stream.request.scheme = Seen::Value(self.interner.get(b"http"));
+                    }
                     self.connection.streams.insert(1, Box::new(stream));
                 }
                 let before = http2.malformed;
