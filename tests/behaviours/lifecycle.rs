@@ -255,8 +255,11 @@ fn a_server_dies(client: Language) -> Result<()> {
     let mut server = Server::start(Language::Go, &folder)?;
     let load = Load::new("server-stream", 600).at_once(8).over(2);
     let address = server.address.clone();
-    let mut running = Client::start(client, &address, load, Duration::from_secs(6), 0, &folder)?;
+    let mut running = Client::start(client, &address, load, Duration::from_secs(3), 0, &folder)?;
+    // It stands still before its first call until the agent is there.
+    running.running.signal(libc::SIGSTOP);
     let agent = Agent::attach(&[server.running.pid(), running.running.pid()], &folder)?;
+    running.running.signal(libc::SIGCONT);
     let deadline = Instant::now() + PATIENCE;
     while agent.spans()?.len() < 100 {
         ensure!(Instant::now() < deadline, "there are no spans");
@@ -271,7 +274,9 @@ fn a_server_dies(client: Language) -> Result<()> {
     let mut lost = 0;
     let mut spans: BTreeMap<&str, _> = BTreeMap::new();
     for span in report.spans.iter().filter(|span| span.kind == "CLIENT") {
-        let id = span.call_id().context("a span of no call")?;
+        let id = span
+            .call_id()
+            .with_context(|| format!("{client}: a span of no call: {span:?}"))?;
         assert!(spans.insert(id, span).is_none(), "twice: {span:?}");
     }
     for call in truth.values() {
@@ -315,8 +320,10 @@ fn calls_whose_client_dies_have_no_status() -> Result<()> {
     let folder = Folder::new()?;
     let mut server = Server::start(Language::Go, &folder)?;
     let load = Load::new("server-stream", 600).at_once(8).over(2);
-    let mut client = Client::start(Language::Go, &server.address, load, Duration::from_secs(6), 0, &folder)?;
+    let mut client = Client::start(Language::Go, &server.address, load, Duration::from_secs(3), 0, &folder)?;
+    client.running.signal(libc::SIGSTOP);
     let agent = Agent::attach(&[server.running.pid()], &folder)?;
+    client.running.signal(libc::SIGCONT);
     let deadline = Instant::now() + PATIENCE;
     while agent.spans()?.len() < 50 {
         ensure!(Instant::now() < deadline, "there are no spans");
