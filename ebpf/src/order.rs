@@ -41,7 +41,7 @@ pub fn first(connection: &mut Connection, birth: Option<Birth>, began: Birth) ->
 }
 
 /// A call moved `moved` bytes, after which the direction stands at `position`. `ended` is asked
-/// only when one byte is missing: whether the peer's FIN, which takes a number of its own, was consumed.
+/// only when one byte is missing: whether a FIN, which takes a number of its own, was consumed or sent.
 /// False: bytes went by unseen.
 #[inline(always)]
 pub fn follow(shared: &mut Shared, flow: &mut Flow, position: u32, moved: u32, ended: impl FnOnce() -> bool) -> bool {

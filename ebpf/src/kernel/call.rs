@@ -16,6 +16,7 @@ use crate::kernel::walk::{Walk, flush, stop, walk};
 use crate::kernel::{emit, inject};
 
 const RCV_SHUTDOWN: u8 = 1;
+const SEND_SHUTDOWN: u8 = 2;
 const MSG_PEEK: u64 = 2;
 const MSG_TRUNC: u64 = 0x20;
 const MSG_ERRQUEUE: u64 = 0x2000;
@@ -177,7 +178,7 @@ pub extern "C" fn call_ended(slot: u32) -> u32 {
 fn ciphertext(slot: u32, found: u32, sk: u64) -> u32 {
     if found == found::BYTES {
         join::moved(slot)
-    } else if found == found::EOF && receive_ended(sk) {
+    } else if found == found::EOF && is_shut(sk, RCV_SHUTDOWN) {
         join::ended(slot)
     } else {
         0
@@ -218,7 +219,7 @@ fn piece(slot: u32, shared: &mut Shared, parts: &mut Scratch, found: u32, send: 
     let (sk, cookie) = (parts.cursor.sk, parts.header.connection);
     if found == found::EOF {
         // A receive into no room returns 0 too (grpc-core does that): only the socket knows.
-        if receive_ended(sk) {
+        if is_shut(sk, RCV_SHUTDOWN) {
             parts.header.flags = flags::END | common_flags(&parts.flow, shared);
             // SAFETY: the scratch begins with the header.
             unsafe { maps::output((&raw const parts.header).cast(), size_of::<Header>() as u64) };
@@ -280,12 +281,12 @@ fn common_flags(flow: &Flow, shared: &Shared) -> u16 {
     bits
 }
 
-/// Whether no more bytes will be received: the peer closed its side. Where the kernel
+/// Whether a side is closed: no more bytes will be received, or sent. Where the kernel
 /// keeps that in a bit-field it is not known, and the socket's close tells it.
 #[inline(always)]
-fn receive_ended(sk: u64) -> bool {
+fn is_shut(sk: u64, side: u8) -> bool {
     let at = offset!(sk_shutdown);
-    at != ABSENT as usize && kernel::<u8>(sk.wrapping_add(at as u64)).unwrap_or(0) & RCV_SHUTDOWN != 0
+    at != ABSENT as usize && kernel::<u8>(sk.wrapping_add(at as u64)).unwrap_or(0) & side != 0
 }
 
 /// Compares where this call's bytes begin with where the last one's ended.
@@ -302,5 +303,7 @@ fn in_order(sk: u64, cookie: u64, shared: &mut Shared, flow: &mut Flow, moved: u
     // What was put in on its way out is no byte of the application's.
     let ahead = if send { inject::injected(cookie) } else { 0 };
     let position = position.wrapping_sub(ahead);
-    order::follow(shared, flow, position, moved, || !send && receive_ended(sk))
+    // Another thread may have closed the sending side since this call's bytes were taken.
+    let side = if send { SEND_SHUTDOWN } else { RCV_SHUTDOWN };
+    order::follow(shared, flow, position, moved, || is_shut(sk, side))
 }

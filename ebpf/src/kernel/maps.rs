@@ -275,6 +275,12 @@ pub fn watched(pid: u32) -> Option<u32> {
     process(pid).map(|how| how & watch::MASK)
 }
 
+/// Whether the probes of a [`tracewire_common::link::runtime`] are in a process.
+#[inline(always)]
+pub fn runs(pid: u32, runtime: u32) -> bool {
+    process(pid).is_some_and(|how| how & tracewire_common::link::runtime::bit(runtime) != 0)
+}
+
 #[inline(always)]
 pub fn watch(pid: u32, how: u32) {
     let _ = PROCESSES.insert(pid, how, 0);
