@@ -50,8 +50,9 @@ fn record(language: Language) -> Result<()> {
     let folder = Folder::new()?;
     let mut server = Server::start(language, &folder)?;
     let load = Load::new("mixed", 20).at_once(2);
-    let delay = Duration::from_secs(8);
-    let mut client = Client::start(language, &server.address, load, delay, 0, &folder)?;
+    let mut client = Client::start(language, &server.address, load, Duration::from_secs(3), 0, &folder)?;
+    // It stands still before its first call until the recorder is there.
+    client.running.signal(libc::SIGSTOP);
     let (raw, said) = (folder.file("raw.rec"), folder.file("record.err"));
     let pids = [server.running.pid(), client.running.pid()].map(|pid| pid.to_string());
     let mut command = agent::command(&["record", "--pid", &pids[0], "--pid", &pids[1]])?;
@@ -61,6 +62,7 @@ fn record(language: Language) -> Result<()> {
     let out = folder.file("record.out");
     let mut recorder = Running::start_into("tracewire", command.stdin(Stdio::null()), &out, &said)?;
     recorder.wait_for_line(&said, "attached ", PATIENCE)?;
+    client.running.signal(libc::SIGCONT);
     client.finish(CALLS)?;
     server.running.end()?;
     let status = recorder.wait(PATIENCE)?;

@@ -102,7 +102,7 @@ def listen(server, address):
     ))
 
 
-def channel(api, target):
+def open_channel(api, target):
     if not TLS:
         return api.insecure_channel(target, options=CHANNEL_OPTIONS)
     own = (pem("key.pem"), pem("cert.pem")) if MUTUAL else (None, None)
@@ -391,7 +391,7 @@ def run_sync(args):
     log = Log(args.log)
 
     def connect():
-        return channel(grpc, args.target)
+        return open_channel(grpc, args.target)
 
     channels = []
     if args.scenario != "churn":
@@ -477,7 +477,7 @@ async def run_aio(args):
     log = Log(args.log)
 
     def connect():
-        return channel(grpc.aio, args.target)
+        return open_channel(grpc.aio, args.target)
 
     channels = []
     if args.scenario != "churn":
