@@ -84,6 +84,7 @@ fn given(args: &Args, log: &LogFlags, flag: &str) -> Option<String> {
         "sample-ratio" => sampling.sample_ratio.map(|n| n.to_string()),
         "sample-rule" => list(&sampling.sample_rule, ";"),
         "sample-limit" => sampling.sample_limit.map(|n| n.to_string()),
+        "trust-sampling" => word(sampling.trust_sampling.and_then(|v| v.to_possible_value())),
         "keep-slower-than" => sampling.keep_slower_than.map(|n| n.to_string()),
         "show-queries" => view.show_queries.then(|| "true".into()),
         "redact" => list(

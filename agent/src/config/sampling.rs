@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use globset::{GlobBuilder, GlobMatcher};
 use tracewire_common::sampling::Threshold;
 
 use super::{Environment, Error, Given, LogFlags};
-use crate::propagation::head::{self, Rule};
+use crate::propagation::head::{self, Rule, Trust};
 use crate::sampler::Config;
 
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
@@ -30,6 +31,9 @@ pub struct SamplingFlags {
     /// Keep at most so many traces a second that begin in one service, on average
     #[arg(long, value_name = "N")]
     pub sample_limit: Option<f64>,
+    /// Whose sampled flag is obeyed: all, private (callers at private addresses), or observed
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub trust_sampling: Option<Trust>,
     /// Also keep every trace with a span of at least this length, ms
     #[arg(long, value_name = "MS")]
     pub keep_slower_than: Option<u64>,
@@ -114,6 +118,12 @@ pub fn read(flags: &SamplingFlags, env: &mut Environment<'_>, default: f64) -> R
         }
         config.head.rate_limit = Some(limit);
     }
+    config.head.trust = match flags.trust_sampling {
+        Some(trust) => trust,
+        None => env
+            .word(&["TRACEWIRE_TRUST_SAMPLING"], |word| Trust::from_str(word, true).ok())
+            .map_or(Trust::default(), |g| g.value),
+    };
     config.keep_slower_than = match flags.keep_slower_than {
         Some(ms) => Some(Duration::from_millis(ms)),
         None => env.milliseconds(&["TRACEWIRE_KEEP_SLOWER_THAN"])?,

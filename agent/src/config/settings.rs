@@ -180,6 +180,8 @@ settings! {
         "Other shares for some requests: service=GLOB,route=/users/{id},method=GET,ratio=0.5"
     "sampling.limit" Kind::Number, "none", ["TRACEWIRE_SAMPLE_LIMIT"], "sample-limit", live;
         "Most traces a second that begin in one service, on average"
+    "sampling.trust" Kind::Word(&["all", "private", "observed"]), "all", ["TRACEWIRE_TRUST_SAMPLING"], "trust-sampling", live;
+        "Whose sampled flag is obeyed: everybody's, that of callers at private addresses, or of observed ones"
     "sampling.keep_slower_than" Kind::Milliseconds, "none", ["TRACEWIRE_KEEP_SLOWER_THAN"], "keep-slower-than", live;
         "Also keep every trace with a span of at least this length, ms"
     "sentry.dsn" Kind::Text, "none: Sentry is off", ["SENTRY_DSN"], "", secret, live;

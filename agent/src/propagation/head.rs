@@ -21,6 +21,19 @@ const SERVICES: usize = 1024;
 /// Over how long the rate is averaged, ns.
 const WINDOW: f64 = 10e9;
 
+/// Whose sampled flag is obeyed. A parent's ids are carried on either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Trust {
+    /// Everybody's.
+    #[default]
+    All,
+    /// That of callers at private addresses; others, at the edge, can neither force sampling
+    /// nor suppress it.
+    Private,
+    /// Only that of callers which are observed here.
+    Observed,
+}
+
 /// How traces are chosen.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -28,6 +41,8 @@ pub struct Config {
     pub root: Threshold,
     /// Whether the sampled flag of a parent is obeyed; if not, `root` decides for all.
     pub parent_based: bool,
+    /// Whose flag that is.
+    pub trust: Trust,
     /// The first that fits a trace's first request decides.
     pub rules: Vec<Rule>,
     /// Most traces a second that begin in one service, on average.
@@ -40,6 +55,7 @@ impl Default for Config {
         Config {
             root: Threshold::ALWAYS,
             parent_based: true,
+            trust: Trust::All,
             rules: Vec::new(),
             rate_limit: None,
         }
@@ -108,6 +124,16 @@ impl Head {
     /// Whether [`Facts`] matter; if not, they may be left empty.
     pub fn wants_facts(&self) -> bool {
         !self.config.rules.is_empty() || self.config.rate_limit.is_some()
+    }
+
+    /// Whether the flag of a caller that is not observed is obeyed; `private`: its address is,
+    /// or may be one of this node.
+    pub fn trusts(&self, private: bool) -> bool {
+        match self.config.trust {
+            Trust::All => true,
+            Trust::Private => private,
+            Trust::Observed => false,
+        }
     }
 
     /// For a trace that begins here.

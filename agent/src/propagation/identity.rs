@@ -332,7 +332,9 @@ impl Identities {
             return None;
         }
         let (mut wire, mut state) = (request.wire, request.state.clone());
-        if request.undecided
+        let served = key.direction == u32::from(direction::RECEIVE);
+        let trusted = !served || self.head.trusts(self.edges.local(key.connection));
+        if (request.undecided || !trusted)
             && let Some(parent) = &mut wire
         {
             let (trace_id, flags) = (parent.trace_id, parent.flags);

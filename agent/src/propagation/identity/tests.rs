@@ -234,3 +234,31 @@ fn calls_follow_the_decision_for_their_request() {
         assert!(all.iter().all(|one| one.context.flags == flags), "{flags}");
     }
 }
+
+#[test]
+fn who_is_not_trusted_cannot_force_sampling_but_an_observed_caller_can() {
+    let flags = |trust, share| {
+        let mut node = Node::new();
+        node.identities.sample(Head::new(super::super::head::Config {
+            root: share,
+            trust,
+            ..super::super::head::Config::default()
+        }));
+        let forced = format!("00-{TRACE}-{SPAN}-01");
+        node.begun_below(Role::Server, 5, 100, Some(&forced), None);
+        node.ended(Role::Server, 5, (100, 400));
+        let (all, _) = node.all();
+        let context = of(&all, Role::Server).context.clone();
+        assert_eq!(
+            context.parent.map(u64::from_be_bytes),
+            u64::from_str_radix(SPAN, 16).ok()
+        );
+        context.flags & SAMPLED
+    };
+    use super::super::head::Trust;
+    assert_eq!(flags(Trust::All, Threshold::NEVER), 1);
+    // The other end of an unknown connection may be on this node.
+    assert_eq!(flags(Trust::Private, Threshold::NEVER), 1);
+    assert_eq!(flags(Trust::Observed, Threshold::NEVER), 0);
+    assert_eq!(flags(Trust::Observed, Threshold::ALWAYS), 1);
+}
