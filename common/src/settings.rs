@@ -123,11 +123,15 @@ pub struct Settings {
     pub key: [u64; 2],
     /// Threshold of [`crate::sampling::sampled`].
     pub threshold: u64,
+    /// 1: contexts are written, so those that come in are read.
+    pub inject: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: u32 members only.
 unsafe impl Plain for Offsets {}
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 56);
 
-// SAFETY: integers only; 48 bytes without padding (asserted above).
+// SAFETY: integers only; 56 bytes without padding (asserted above).
 unsafe impl Plain for Settings {}

@@ -10,6 +10,7 @@ pub mod block;
 pub mod connection;
 pub mod http1;
 pub mod http2;
+pub mod inbound;
 pub mod io;
 pub mod order;
 pub mod outbound;

@@ -131,6 +131,8 @@ impl Kernel {
             match_ports: u32::from(request.match_ports),
             key: request.key,
             threshold: request.threshold,
+            inject: u32::from(request.inject),
+            reserved: 0,
         };
         let kernel_types = aya::Btf::from_sys_fs().map_err(|e| Error::Load(chain(&e)))?;
         // The trace of a large program takes the kernel minutes to write; the end of it is enough for a message.

@@ -8,6 +8,7 @@ use tracewire_common::fault::{self, Fault};
 use tracewire_common::link::StreamKey;
 use tracewire_common::settings::{Offsets, Settings, watch};
 use tracewire_ebpf::connection::{Connection, Flow, Message};
+use tracewire_ebpf::inbound::Inbound;
 use tracewire_ebpf::order::Birth;
 
 /// Bytes of elided stream that a record holds at most.
@@ -66,6 +67,8 @@ pub struct Scratch {
     pub vectors: [Vector; VECTORS as usize],
     /// Bytes that were read ahead, and a word more.
     pub window: [u8; WINDOW + 16],
+    /// The direction's contexts, while its record is read.
+    pub inbound: Inbound,
 }
 
 /// Where a walk stands. It is here and not on the stack, because the verifier
@@ -92,6 +95,12 @@ pub struct Cursor {
     pub dry: u32,
     /// 1: a record was dropped, so that the rest of the frame must not follow.
     pub dropped: u32,
+    /// Records of the call so far, how many bytes the latest has, and whether it says `GAP`.
+    pub records: u32,
+    /// As said; 0 if it was dropped.
+    pub told: u32,
+    /// As said.
+    pub gap: u32,
     /// Bytes of the call.
     pub moved: u32,
     /// Bytes at `base` that are in the window.
@@ -209,6 +218,8 @@ static SETTINGS: Settings = Settings {
     match_ports: 0,
     key: [0; 2],
     threshold: 0,
+    inject: 0,
+    reserved: 0,
 };
 
 /// An empty connection, copied into the map from here: it is too large for the stack.

@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf, bpf_get_socket_cookie, bpf_task_pt_regs,
 };
-use tracewire_common::event::{Close, Header, kind};
+use tracewire_common::event::{Close, Header, direction, kind};
 use tracewire_common::link::runtime;
 use tracewire_common::settings::watch;
 use tracewire_ebpf::connection::protocol;
@@ -145,7 +145,11 @@ fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, caller: Calle
     parts.cursor.regs = regs;
     parts.cursor.moved = moved;
     parts.cursor.dry = 0;
+    parts.cursor.records = 0;
     call_ended(slot);
+    if way == direction::RECEIVE && inject::read::wanted() {
+        inject::read::contexts(slot);
+    }
     if caller.how & runtime::bit(runtime::GO) != 0 {
         go::moved(slot);
     } else if caller.how & runtime::bit(runtime::TOKIO) != 0 {

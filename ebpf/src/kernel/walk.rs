@@ -283,6 +283,9 @@ pub extern "C" fn flush(slot: u32) -> u32 {
     if size > (RECORD + COPY) as u64 {
         return 0;
     }
+    scratch.cursor.records = scratch.cursor.records.wrapping_add(1);
+    scratch.cursor.told = out;
+    scratch.cursor.gap = u32::from(scratch.header.flags & flags::GAP);
     // SAFETY: the record and its header are the first bytes of the scratch, which is larger than `size`.
     let sent = unsafe { maps::output((&raw const scratch.header).cast(), size) };
     scratch.header.flags &= !flags::GAP;
@@ -291,6 +294,7 @@ pub extern "C" fn flush(slot: u32) -> u32 {
     } else {
         scratch.flow.flags |= flow_flag::GAP;
         scratch.cursor.dropped = 1;
+        scratch.cursor.told = 0;
         if scratch.flow.phase == phase::COPY {
             scratch.flow.phase = phase::SKIP;
         }

@@ -5,6 +5,7 @@
 
 pub mod enrol;
 pub mod message;
+pub mod read;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
