@@ -10,7 +10,6 @@ use tracewire_common::settings::watch;
 
 use super::state::{self, SessionKey, Thread, call, session};
 use super::{feed, join};
-use crate::kernel::emit;
 use crate::kernel::maps;
 use crate::kernel::memory::user;
 
