@@ -54,7 +54,8 @@ pub mod frame {
     /// Payload of a gRPC-Web trailer message (prefix flag 0x80), whole up to 4 KiB.
     pub const WEB_TRAILER: u8 = 0xe2;
     /// A piece of an HTTP/1 head (start line and header fields, through the
-    /// empty line); the last piece has flag [`super::HEAD_END`].
+    /// empty line); the last piece has flag [`super::HEAD_END`], and of a request
+    /// its number on the connection in place of a stream, from 1.
     pub const HEAD: u8 = 0xe8;
     /// The HTTP/1 message ended: payload is a big-endian u64, the bytes its
     /// body had on the wire (chunk sizes and trailers included).

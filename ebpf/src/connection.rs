@@ -155,8 +155,8 @@ pub struct Shared {
     pub origin: u8,
     /// 1: TCP, so that sequence numbers can be compared.
     pub tcp: u8,
-    /// Must be 0.
-    pub reserved: u32,
+    /// HTTP/1: requests whose head was seen to its end.
+    pub requests: u32,
 }
 
 /// A connection: both directions.
@@ -226,7 +226,7 @@ impl Shared {
         upgraded: 0,
         origin: 0,
         tcp: 0,
-        reserved: 0,
+        requests: 0,
     };
 }
 

@@ -475,13 +475,18 @@ pub fn head<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
     flow.http1.head = before.saturating_add(used);
     let fits = flow.http1.head <= BLOCK_LIMIT;
     let end = turn == Turn::End;
+    let number = if flow.http1.bits & bit::RESPONSE == 0 {
+        shared.requests.wrapping_add(1)
+    } else {
+        0
+    };
     if fits {
         let flags = if end { HEAD_END } else { 0 };
         io.put(Head {
             length: used,
             kind: frame::HEAD,
             flags,
-            stream: 0,
+            stream: number,
         });
         if io.copy(used) != used {
             return Step::Unreadable;
@@ -493,7 +498,7 @@ pub fn head<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) -> Step {
                 length: 0,
                 kind: frame::HEAD,
                 flags: HEAD_TRUNCATED | HEAD_END,
-                stream: 0,
+                stream: number,
             });
         }
         io.skip(used);
@@ -566,6 +571,7 @@ fn head_end<I: Io>(shared: &mut Shared, flow: &mut Flow, io: &mut I) {
             }
         }
         shared.unanswered = at.saturating_add(1);
+        shared.requests = shared.requests.wrapping_add(1);
         if h.bits & bit::ENCODED != 0 && h.bits & bit::CHUNKED == 0 {
             // A request whose length can't be known: the server must refuse it.
             flow.phase = phase::DEAD;

@@ -115,7 +115,7 @@ fn joined(out: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
         if head.kind == frame::HEAD && open {
             let last = frames.last_mut().unwrap();
             last.3.extend(payload);
-            last.1 = head.flags;
+            (last.1, last.2) = (head.flags, head.stream);
         } else {
             frames.push((head.kind, head.flags, head.stream, payload));
         }
@@ -309,6 +309,8 @@ fn http1_requests_at_every_cut() {
         .map(|f| f.3.as_slice())
         .collect();
     assert_eq!(heads.len(), 5);
+    let numbers: Vec<u32> = frames.iter().filter(|f| f.0 == frame::HEAD).map(|f| f.2).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
     assert!(heads[1].starts_with(b"PATCH /b"));
     assert!(heads[4].ends_with(b"GET / HTTP/1.1\r\n\r\n"));
     let bodies: Vec<u64> = frames

@@ -105,3 +105,29 @@ fn languages_in_a_row() -> Result<()> {
     relayed.assert_linked("Go, Rust, Go, Rust", 1.0);
     Ok(())
 }
+
+/// Loads that HTTP has: no streams of messages.
+fn http_loads() -> Vec<Load> {
+    loads().into_iter().filter(|load| load.stream == 0).collect()
+}
+
+#[test]
+fn go_net_http() -> Result<()> {
+    let _turn = alone()?;
+    for load in http_loads() {
+        let relayed = relay::run(Kind::HTTP, &[Kind::HTTP; 3], load)?;
+        relayed.assert_linked(&format!("net/http {load:?}"), 1.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn go_net_http_with_http2() -> Result<()> {
+    let _turn = alone()?;
+    let kind = Kind::HTTP.serving(&["--h2c"]).loading(&["--h2c"]);
+    for load in http_loads() {
+        let relayed = relay::run(kind, &[kind; 3], load)?;
+        relayed.assert_linked(&format!("net/http HTTP/2 {load:?}"), 1.0);
+    }
+    Ok(())
+}

@@ -38,12 +38,16 @@ pub struct Kind {
     pub build: &'static [&'static str],
     /// Flags of `serve` beside the common ones.
     pub serve: &'static [&'static str],
+    /// Flags of `load` likewise.
+    pub load: &'static [&'static str],
 }
 
 impl Kind {
     /// grpc-go of the newest version.
     pub const GO: Kind = Kind::new("go");
 
+    /// Go's net/http; it speaks with its like alone.
+    pub const HTTP: Kind = Kind::new("http");
     /// tonic.
     pub const RUST: Kind = Kind::new("rust");
 
@@ -53,6 +57,7 @@ impl Kind {
             folder,
             build: &[],
             serve: &[],
+            load: &[],
         }
     }
 
@@ -64,6 +69,11 @@ impl Kind {
     /// The same with these flags for `serve`.
     pub const fn serving(self, serve: &'static [&'static str]) -> Self {
         Kind { serve, ..self }
+    }
+
+    /// The same with these flags for `load`.
+    pub const fn loading(self, load: &'static [&'static str]) -> Self {
+        Kind { load, ..self }
     }
 
     /// Builds it, once a test run.
@@ -154,7 +164,7 @@ pub fn run(caller: Kind, relays: &[Kind], load: Load) -> Result<Relayed> {
 /// As there.
 pub fn run_with(caller: Kind, relays: &[Kind], load: Load, flags: &[&str]) -> Result<Relayed> {
     let folder = Folder::new()?;
-    let caller = caller.program()?;
+    let (caller, caller_flags) = (caller.program()?, caller.load);
     let mut services = Vec::new();
     let connections = load.connections.max(1).to_string();
     for (n, kind) in relays.iter().enumerate() {
@@ -186,6 +196,7 @@ pub fn run_with(caller: Kind, relays: &[Kind], load: Load, flags: &[&str]) -> Re
     ] {
         command.args([name, &value.to_string()]);
     }
+    command.args(caller_flags);
     let out = folder.file("load.out");
     let file = |name: &str| std::fs::File::create(folder.file(name)).with_context(|| name.to_owned());
     command

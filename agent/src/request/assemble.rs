@@ -507,7 +507,7 @@ impl Turn<'_> {
         if plain.trim_ascii_start().starts_with(b"HTTP/") {
             self.http1_response(&plain, damaged);
         } else {
-            self.http1_request(&plain, damaged, start_ns);
+            self.http1_request(head.stream, &plain, damaged, start_ns);
         }
         if framing::is_doubtful(&bytes) {
             self.counts.malformed += 1;
@@ -515,7 +515,7 @@ impl Turn<'_> {
         }
     }
 
-    fn http1_request(&mut self, bytes: &[u8], damaged: bool, start_ns: u64) {
+    fn http1_request(&mut self, number: u32, bytes: &[u8], damaged: bool, start_ns: u64) {
         let Ok(head) = http1::parse_request(bytes) else {
             self.counts.malformed += 1;
             return;
@@ -536,7 +536,12 @@ impl Turn<'_> {
             sorted.field(Some(name), Some(value), self.allow, self.interner);
         }
         let request = sorted.finish(damaged || head.truncated);
-        self.connection.requests += 1;
+        // As the kernel counted, where it says so: it has seen the heads that were lost on the way here.
+        self.connection.requests = if number == 0 {
+            self.connection.requests + 1
+        } else {
+            number
+        };
         let number = self.connection.requests;
         self.begin(number, self.connection.http1_version, start_ns, &request);
         let open = Stream {

@@ -48,6 +48,7 @@ impl Runtime for Go {
             Ok(goroutines) => {
                 let mut abilities = Vec::new();
                 program.grpc(&goroutines, &mut numbers, &mut abilities);
+                program.http(&goroutines, &mut abilities);
                 abilities
             }
             Err(reason) => vec![Ability {
@@ -179,6 +180,52 @@ impl Program<'_> {
             name: "grpc-go client",
             points: client,
         });
+    }
+
+    /// `net/http`, and HTTP/2 as it and `golang.org/x/net` have it, as far as the program uses them.
+    fn http(&self, goroutines: &[Point], abilities: &mut Vec<Ability>) {
+        let mut add = |name, uses: &str, places: &[(&'static str, &str)]| {
+            if self.functions.function(uses).is_none() {
+                return;
+            }
+            let found: Result<Vec<Point>, String> = places
+                .iter()
+                .map(|(program, function)| self.entry(program, function))
+                .collect();
+            let points = found.map(|mut points| {
+                points.extend(goroutines);
+                points
+            });
+            abilities.push(Ability { name, points });
+        };
+        let handler = "net/http.serverHandler.ServeHTTP";
+        add(
+            "net/http server",
+            "net/http.(*conn).serve",
+            &[("go_serve_http", handler)],
+        );
+        let trip = "net/http.(*persistConn).roundTrip";
+        let write = "net/http.persistConnWriter.Write";
+        add(
+            "net/http client",
+            trip,
+            &[("go_round_trip", trip), ("go_conn_write", write)],
+        );
+        for (name, handler) in [
+            ("net/http HTTP/2 server", "net/http.(*http2serverConn).runHandler"),
+            ("x/net/http2 server", "golang.org/x/net/http2.(*serverConn).runHandler"),
+        ] {
+            add(name, handler, &[("go_run_handler", handler)]);
+        }
+        for (name, write) in [
+            ("net/http HTTP/2 client", "net/http.(*http2ClientConn).writeHeaders"),
+            (
+                "x/net/http2 client",
+                "golang.org/x/net/http2.(*ClientConn).writeHeaders",
+            ),
+        ] {
+            add(name, write, &[("go_write_headers", write)]);
+        }
     }
 
     /// `operateHeaders` has taken a context before the frame since grpc-go 1.58.

@@ -9,6 +9,12 @@
 //! handles the stream (`Server.handleStream`). The calling side: any goroutine
 //! makes the header fields (`createHeaderFields`), and the connection's writer
 //! goroutine writes them (`loopyWriter.writeHeader`): the slice joins the two.
+//!
+//! `net/http`, HTTP/1: the goroutine that reads a connection runs its handlers,
+//! one request at a time (`serverHandler.ServeHTTP`); a client's goroutine waits
+//! in `persistConn.roundTrip` while the connection's own writes its one request
+//! (`persistConnWriter.Write`). HTTP/2 (its own and `golang.org/x/net`'s): a
+//! goroutine a request on both sides, `runHandler` and `writeHeaders`.
 
 use aya_ebpf::macros::{map, uprobe};
 use aya_ebpf::maps::LruHashMap;
@@ -50,13 +56,33 @@ static GO_DECODED: LruHashMap<Unit, u32> = LruHashMap::with_max_entries(8192, 0)
 #[map]
 static GO_FIELDS: LruHashMap<Pointer, StreamKey> = LruHashMap::with_max_entries(8192, 0);
 
-/// First and last stream that a writer goroutine has written before its connection is known.
+/// First and last stream that a goroutine has written before its connection is known, and the mechanism.
 #[map]
-static GO_PENDING: LruHashMap<Unit, [u32; 2]> = LruHashMap::with_max_entries(1024, 0);
+static GO_PENDING: LruHashMap<Unit, [u32; 3]> = LruHashMap::with_max_entries(1024, 0);
 
 /// On whose behalf those streams are.
 #[map]
 static GO_PENDING_FOR: LruHashMap<Pointer, StreamKey> = LruHashMap::with_max_entries(8192, 0);
+
+/// Connection that a goroutine of this maker receives from.
+#[map]
+static GO_MAKERS: LruHashMap<Unit, u64> = LruHashMap::with_max_entries(8192, 0);
+
+/// HTTP/1: number of the latest request that a connection's handler began with.
+#[map]
+static GO_HANDLED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
+
+/// HTTP/1: number of the latest request that was written to a connection.
+#[map]
+static GO_WRITTEN: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
+
+/// On whose behalf the request is that a `*persistConn` carries.
+#[map]
+static GO_ROUND_TRIPS: LruHashMap<Pointer, StreamKey> = LruHashMap::with_max_entries(8192, 0);
+
+/// The same by the goroutine that writes it; no request: on nobody's.
+#[map]
+static GO_WRITES_FOR: LruHashMap<Unit, StreamKey> = LruHashMap::with_max_entries(8192, 0);
 
 /// The goroutine of a `runtime.g`.
 #[inline(always)]
@@ -126,21 +152,28 @@ fn moved_by(slot: u32) -> Option<()> {
     let way = parts.header.direction;
     let known = maps::connection(connection)?;
     // SAFETY: a live element of a map.
-    if unsafe { (*known).shared.protocol } != protocol::HTTP2 {
+    let shared = unsafe { (*known).shared };
+    if shared.protocol != protocol::HTTP2 && shared.protocol != protocol::HTTP1 {
         return None;
     }
     let layout = layout(pid, runtime::GO)?;
     // Of the system call, or of the probe in `crypto/tls`.
     let regs = registers();
-    let unit = goroutine(pid, layout, kernel::<u64>(regs.wrapping_add(PT_REGS_R14))?)?;
+    let g = kernel::<u64>(regs.wrapping_add(PT_REGS_R14))?;
+    let unit = goroutine(pid, layout, g)?;
     if way == direction::RECEIVE {
-        set(&GO_READERS, &unit, connection);
+        if get(&GO_READERS, &unit) != Some(connection) {
+            let _ = GO_READERS.insert(unit, connection, 0);
+            let _ = GO_MAKERS.insert(maker(&unit, layout, g)?, connection, 0);
+        }
         return None;
     }
+    if shared.protocol == protocol::HTTP1 {
+        return wrote_http1(&unit, connection, shared.requests);
+    }
     set(&GO_WRITERS, &unit, connection);
-    // SAFETY: two integers that only this goroutine's programs write.
-    let [first, last] = unsafe { GO_PENDING.get(unit) }.copied()?;
-    let _ = GO_PENDING.remove(unit);
+    // SAFETY: integers that only this goroutine's programs write.
+    let [first, last, _] = unsafe { GO_PENDING.get(unit) }.copied()?;
     let streams = (last.wrapping_sub(first) / 2).wrapping_add(1);
     let mut i = 0;
     while i < PENDING / SETTLED {
@@ -150,6 +183,24 @@ fn moved_by(slot: u32) -> Option<()> {
         let from = first.wrapping_add(2 * i * SETTLED);
         go_settle_some(unit.id, unit.pid, connection, from, streams - i * SETTLED);
         i += 1;
+    }
+    let _ = GO_PENDING.remove(unit);
+    Some(())
+}
+
+/// A goroutine wrote to an HTTP/1 connection, to which that many requests were written by now.
+#[inline(always)]
+fn wrote_http1(unit: &Unit, connection: u64, requests: u32) -> Option<()> {
+    // SAFETY: an integer, written whole.
+    let before = unsafe { GO_WRITTEN.get(connection) }.copied().unwrap_or(0);
+    if requests == before {
+        return None;
+    }
+    let _ = GO_WRITTEN.insert(connection, requests, 0);
+    // SAFETY: plain, and only this goroutine's programs write it.
+    let parent = unsafe { GO_WRITES_FOR.get(unit) }.copied()?;
+    if parent.is_some() {
+        context::calls(connection, requests, &parent, mechanism::GO_HTTP1);
     }
     Some(())
 }
@@ -184,7 +235,9 @@ pub extern "C" fn go_settle(goid: u64, pid: u32, connection: u64, stream: u32) -
     // SAFETY: plain, and written once.
     if let Some(parent) = unsafe { GO_PENDING_FOR.get(key) }.copied() {
         let _ = GO_PENDING_FOR.remove(key);
-        context::calls(connection, stream, &parent, mechanism::GO_GRPC);
+        // SAFETY: integers that only this goroutine's programs write.
+        let how = unsafe { GO_PENDING.get(unit) }.map_or(mechanism::GO_GRPC, |[_, _, how]| *how);
+        context::calls(connection, stream, &parent, how);
     }
     0
 }
@@ -356,10 +409,123 @@ fn write_header(ctx: &ProbeContext) -> Option<()> {
         return Some(());
     }
     let _ = GO_PENDING_FOR.insert(pending(&unit, stream), parent, 0);
-    // SAFETY: two integers that only this goroutine's programs write.
+    // SAFETY: integers that only this goroutine's programs write.
     let begun = unsafe { GO_PENDING.get(unit) }.copied();
-    let first = begun.map_or(stream, |[first, _]| first);
-    let _ = GO_PENDING.insert(unit, [first, stream], 0);
+    let first = begun.map_or(stream, |[first, ..]| first);
+    let _ = GO_PENDING.insert(unit, [first, stream, mechanism::GO_GRPC], 0);
+    Some(())
+}
+
+/// `serverHandler.ServeHTTP` on the goroutine that reads the connection.
+#[uprobe]
+pub fn go_serve_http(ctx: ProbeContext) -> u32 {
+    let _ = serve_http(&ctx);
+    0
+}
+
+#[inline(always)]
+fn serve_http(ctx: &ProbeContext) -> Option<()> {
+    let (unit, _) = current(ctx)?;
+    // Of HTTP/2 the handler's goroutine reads nothing itself.
+    let connection = get(&GO_READERS, &unit)?;
+    let known = maps::connection(connection)?;
+    // SAFETY: a live element of a map.
+    let shared = unsafe { (*known).shared };
+    if shared.protocol != protocol::HTTP1 {
+        return None;
+    }
+    // Several may have been read at once (RFC 9112 §9.3.2); handlers run in order.
+    // SAFETY: an integer, written whole.
+    let number = match unsafe { GO_HANDLED.get(connection) }.copied() {
+        Some(last) if last < shared.requests => last.wrapping_add(1),
+        None if shared.origin != 0 => 1,
+        _ => shared.requests,
+    };
+    let _ = GO_HANDLED.insert(connection, number, 0);
+    context::serve(&unit, &StreamKey::served(connection, number));
+    Some(())
+}
+
+/// `persistConn.roundTrip(pc, req)` on the goroutine that makes the request.
+#[uprobe]
+pub fn go_round_trip(ctx: ProbeContext) -> u32 {
+    let _ = round_trip(&ctx);
+    0
+}
+
+#[inline(always)]
+fn round_trip(ctx: &ProbeContext) -> Option<()> {
+    let (unit, _) = current(ctx)?;
+    let carrier = Pointer {
+        address: register!(ctx, rax),
+        pid: unit.pid,
+        more: 0,
+    };
+    match context::of(&unit) {
+        Some(request) => {
+            let _ = GO_ROUND_TRIPS.insert(carrier, request, 0);
+        }
+        None => {
+            let _ = GO_ROUND_TRIPS.remove(carrier);
+        }
+    }
+    Some(())
+}
+
+/// `persistConnWriter.Write(w, p)` on the goroutine that writes the connection: RAX is the `*persistConn`.
+#[uprobe]
+pub fn go_conn_write(ctx: ProbeContext) -> u32 {
+    let _ = conn_write(&ctx);
+    0
+}
+
+#[inline(always)]
+fn conn_write(ctx: &ProbeContext) -> Option<()> {
+    let (unit, _) = current(ctx)?;
+    let carrier = Pointer {
+        address: register!(ctx, rax),
+        pid: unit.pid,
+        more: 0,
+    };
+    // SAFETY: plain, and one request at a time is on a connection.
+    let parent = unsafe { GO_ROUND_TRIPS.get(carrier) }.copied();
+    let _ = GO_WRITES_FOR.insert(unit, parent.unwrap_or(StreamKey::NONE), 0);
+    Some(())
+}
+
+/// HTTP/2 `serverConn.runHandler(sc, rw, …)` on the handler's goroutine, which the connection's makes.
+#[uprobe]
+pub fn go_run_handler(ctx: ProbeContext) -> u32 {
+    let _ = run_handler(&ctx);
+    0
+}
+
+#[inline(always)]
+fn run_handler(ctx: &ProbeContext) -> Option<()> {
+    let (unit, layout) = current(ctx)?;
+    // responseWriter.rws, responseWriterState.stream, each the first member; stream.id behind its serverConn.
+    let state = user::<u64>(register!(ctx, rbx))?;
+    let stream = user::<u64>(state)?;
+    let id = user::<u32>(stream.wrapping_add(8))?;
+    let connection = get(&GO_MAKERS, &maker(&unit, layout, register!(ctx, r14))?)?;
+    context::serve(&unit, &StreamKey::served(connection, id));
+    Some(())
+}
+
+/// HTTP/2 `ClientConn.writeHeaders(cc, streamID, …)` on the goroutine of the request, which writes them itself.
+#[uprobe]
+pub fn go_write_headers(ctx: ProbeContext) -> u32 {
+    let _ = write_headers(&ctx);
+    0
+}
+
+#[inline(always)]
+fn write_headers(ctx: &ProbeContext) -> Option<()> {
+    let (unit, _) = current(ctx)?;
+    let stream = register!(ctx, rbx) as u32;
+    let request = context::of(&unit)?;
+    let _ = GO_PENDING_FOR.insert(pending(&unit, stream), request, 0);
+    let _ = GO_PENDING.insert(unit, [stream, stream, mechanism::GO_HTTP2], 0);
     Some(())
 }
 

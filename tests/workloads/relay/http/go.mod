@@ -1,0 +1,3 @@
+module tracewire.test/relay-http
+
+go 1.24.0
