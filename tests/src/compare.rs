@@ -71,6 +71,10 @@ pub const STATUS: [Allowance; 3] = [
 const LEFT: &str = "cancel, deadline, server: the client gave up and left; its kernel reset the connection before \
                     the server read the stream's reset, so there is no status, only an error of the connection";
 
+/// Why a call that was given up may be unfinished.
+const GONE: &str = "cancel, deadline: the client closed the connection before it had sent a reset; \
+                    the wire carries no end, and the span says so";
+
 /// Why a method may be `_OTHER`.
 const UNPROVEN: &str = "UNIMPLEMENTED before any other answer: nothing tells yet that the method exists, \
                         so it is rpc.method_original";
@@ -245,6 +249,11 @@ impl Judge<'_> {
         if code == "absent" && is_lost && call.is_raced() && !self.is_client() && call.code == "CANCELLED" {
             self.allowed.push(LEFT);
             self.expect("status", span.status.code.as_str(), "ERROR");
+            return;
+        }
+        if code == "absent" && call.is_raced() && span.attributes.contains_key("tracewire.unfinished") {
+            self.allowed.push(GONE);
+            self.expect("status", span.status.code.as_str(), "UNSET");
             return;
         }
         if code != call.code {
