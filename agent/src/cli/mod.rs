@@ -20,7 +20,7 @@ mod run;
 ///
 /// tracewire watches the socket calls of running processes with eBPF, rebuilds
 /// every gRPC and HTTP request from them, and makes OpenTelemetry spans.
-/// The observed process is neither stopped nor changed.
+/// The observed process is neither stopped nor changed; with --inject its requests carry a trace context.
 #[derive(Debug, Parser)]
 #[command(name = "tracewire", version, propagate_version = true, max_term_width = 100)]
 struct Cli {
