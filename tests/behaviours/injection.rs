@@ -2,10 +2,15 @@
 //! they received is exactly one `traceparent` a request, it is what the spans
 //! say, and every call is what it was without.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use tracewire_tests::alone;
-use tracewire_tests::session::{Session, Sides};
-use tracewire_tests::workload::{Language, Load};
+use tracewire_tests::agent::Agent;
+use tracewire_tests::folder::Folder;
+use tracewire_tests::session::{CALLS, Session, Sides};
+use tracewire_tests::truth::{self, Truth};
+use tracewire_tests::workload::{Client, Language, Load, Server};
+use tracewire_tests::{alone, full};
 
 fn loads() -> Vec<Load> {
     vec![
@@ -81,4 +86,74 @@ languages! {
     java_receives_what_its_spans_say: Java,
     cpp_receives_what_its_spans_say: Cpp,
     rust_receives_what_its_spans_say: Rust,
+}
+
+/// However the agent ends, the services that it wrote for go on as if it had never been there.
+#[test]
+fn an_agent_that_is_killed_again_and_again_harms_no_call() -> Result<()> {
+    let _turn = alone()?;
+    let kills = if full() { 20 } else { 4 };
+    let folder = Folder::new()?;
+    let mut server = Server::start(Language::Go, &folder)?;
+    let delay = Duration::from_secs(5);
+    let loads = [
+        Load::new("unary", 20_000 * kills).at_once(2).over(2),
+        Load::new("large", 60 * kills).at_once(2),
+        Load::new("churn", 6000 * kills).at_once(2),
+    ];
+    let mut clients = Vec::new();
+    for (number, load) in loads.iter().enumerate() {
+        clients.push(Client::start(
+            Language::Go,
+            &server.address,
+            *load,
+            delay,
+            number,
+            &folder,
+        )?);
+    }
+    let mut pids = vec![server.running.pid()];
+    pids.extend(clients.iter().map(|client| client.running.pid()));
+    let mut told = 0;
+    for _ in 0..kills {
+        let alive: Vec<u32> = pids.iter().copied().filter(|pid| running(*pid)).collect();
+        if alive.len() < 2 {
+            break;
+        }
+        let folder = Folder::new()?;
+        let mut agent = Agent::attach_with(&alive, &["--inject"], &folder)?;
+        std::thread::sleep(Duration::from_millis(3000));
+        agent.signal(libc::SIGKILL);
+        // It is reaped, and its programs go with it.
+        let _ = agent.wait(Duration::from_secs(20));
+        told += 1;
+    }
+    ensure!(told > 0, "no agent was there while calls were made");
+    let mut truth = Truth::new();
+    for client in &mut clients {
+        client.finish(CALLS)?;
+        truth::read(&client.log, &mut truth)?;
+    }
+    server.running.end()?;
+    truth::read(&server.log, &mut truth)?;
+    let calls: u32 = loads.iter().map(|load| load.calls).sum();
+    ensure!(
+        truth.len() as u64 == 2 * u64::from(calls),
+        "{} of {calls} calls on both sides",
+        truth.len()
+    );
+    let mut with = 0;
+    for ((side, id), call) in &truth {
+        ensure!(call.code == "OK", "{side} {id}: {} {}", call.code, call.message);
+        ensure!(call.traceparent.len() <= 55, "{side} {id}: {}", call.traceparent);
+        with += u32::from(call.traceparent.len() == 55);
+    }
+    println!("{told} agents killed, {calls} calls, {with} with a context");
+    ensure!(with > 0, "none of {calls} calls was given a context");
+    Ok(())
+}
+
+fn running(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !status.is_empty() && !status.contains(") Z ")
 }
