@@ -131,3 +131,14 @@ fn go_net_http_with_http2() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_the_wire_carries_is_what_the_spans_carry() -> Result<()> {
+    let _turn = alone()?;
+    for (what, kind) in [("grpc-go", Kind::GO), ("tonic", Kind::RUST)] {
+        let relayed = relay::run_with(Kind::GO, &[kind; 3], loads()[1], &["--inject"])?;
+        relayed.assert_linked(what, 1.0);
+        relayed.assert_contexts(what);
+    }
+    Ok(())
+}

@@ -321,6 +321,29 @@ impl Relayed {
         links
     }
 
+    /// Each call came with one `traceparent`, that of its client span.
+    ///
+    /// # Panics
+    /// With what came instead.
+    pub fn assert_contexts(&self, what: &str) {
+        let mut wrong = Vec::new();
+        for span in self.report.spans.iter().filter(|span| span.side() == "client") {
+            let Some(id) = span.call_id() else { continue };
+            let begins = format!("00-{}-{}-", span.trace_id, span.span_id);
+            match self.contexts.get(id).map(Vec::as_slice) {
+                Some([one]) if one.starts_with(&begins) => {}
+                other => wrong.push(format!("{id}: {other:?}, not {begins}…")),
+            }
+        }
+        wrong.truncate(10);
+        assert!(
+            wrong.is_empty(),
+            "{what}:\n{}\ncounters: {:?}",
+            wrong.join("\n"),
+            self.report.counters
+        );
+    }
+
     /// All spans are there and no parent is wrong; at least `share` of the links were found.
     ///
     /// # Panics
