@@ -74,6 +74,12 @@ impl Core {
         self.identities.sample(head);
     }
 
+    /// Takes other choices; what was learned of names stays.
+    pub fn change(&mut self, head: Head, builder: Builder) {
+        self.identities.sample(head);
+        self.builder.change(builder);
+    }
+
     /// Takes one event.
     pub fn event(&mut self, event: Event<'_>, processes: &mut impl Processes, spans: &mut Vec<Span>) {
         if let Event::Link { link, .. } = event {

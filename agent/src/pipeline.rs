@@ -5,9 +5,9 @@
 //! records. Between them stands a bounded queue; what does not fit is counted.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracewire_common::event::kind;
@@ -22,9 +22,11 @@ use crate::discover::resource::Resources;
 use crate::export::Exporter;
 use crate::health::Pulse;
 use crate::metrics::Metrics;
+use crate::propagation::head::Head;
 use crate::recording::recorder::Recorder;
 use crate::sampler::{self, Sampler};
 use crate::span::Span;
+use crate::span::build::Builder;
 use crate::telemetry::Counters;
 
 /// Batches between the reader and the exporters.
@@ -60,8 +62,28 @@ pub enum Until {
     AllEnded,
 }
 
+/// What a running agent may be told anew.
+pub struct Change {
+    /// Which traces are kept.
+    pub sampling: sampler::Config,
+    /// What spans say; what was learned stays.
+    pub builder: Builder,
+    /// Where spans go.
+    pub exporters: Vec<Box<dyn Exporter>>,
+    /// Who is observed; those that are observed already stay so until they end.
+    pub chooser: Box<dyn Chooser>,
+    /// Processes that are there and chosen.
+    pub pids: Vec<u32>,
+    /// Ports whose listeners are chosen.
+    pub ports: Vec<u16>,
+}
+
+/// Exporters that wait to take the place of others.
+type Replacement = Arc<Mutex<Option<Vec<Box<dyn Exporter>>>>>;
+
 /// The running agent, less its exporters.
 pub struct Pipeline {
+    changes: (Sender<Change>, Receiver<Change>),
     kernel: Kernel,
     reader: Reader,
     core: Core,
@@ -111,6 +133,7 @@ impl Pipeline {
             known: HashMap::new(),
         };
         Some(Pipeline {
+            changes: channel(),
             kernel,
             reader,
             core,
@@ -136,6 +159,30 @@ impl Pipeline {
     /// Lets `sampler` choose among the spans; without it all are kept.
     pub fn sample(&mut self, sampler: Sampler) {
         self.sampler = sampler;
+    }
+
+    /// Where changes are sent to.
+    pub fn changes(&self) -> Sender<Change> {
+        self.changes.0.clone()
+    }
+
+    fn change(&mut self, change: Change, replacement: &Replacement) {
+        self.sampler.stop();
+        self.core
+            .change(Head::new(change.sampling.head.clone()), change.builder);
+        self.sampler = Sampler::new(change.sampling);
+        self.chooser = change.chooser;
+        for port in change.ports {
+            if !self.kernel.choose_port(port) {
+                tracing::warn!("the kernel refused port {port}");
+            }
+        }
+        for pid in change.pids {
+            if !self.named.watched.contains(&pid) && self.watch(pid) {
+                tracing::info!("attached {pid} ({})", self.name(pid));
+            }
+        }
+        *replacement.lock().unwrap_or_else(PoisonError::into_inner) = Some(change.exporters);
     }
 
     /// Also counts every request in `metrics`, and tells `pulse` that it lives.
@@ -164,9 +211,11 @@ impl Pipeline {
     /// Runs until `stop` is set, or as `until` says; then drains and ends what is open.
     pub fn run(mut self, until: Until, stop: &AtomicBool, exporters: Vec<Box<dyn Exporter>>, deadline: Duration) {
         let (send, receive) = sync_channel::<Vec<Span>>(QUEUE);
-        let exporting = std::thread::Builder::new()
-            .name("tracewire-export".into())
-            .spawn(move || export(&receive, exporters, deadline));
+        let replacement = Replacement::default();
+        let exporting = std::thread::Builder::new().name("tracewire-export".into()).spawn({
+            let replacement = replacement.clone();
+            move || export(&receive, exporters, &replacement, deadline)
+        });
         let Ok(exporting) = exporting else {
             tracing::error!("no thread could be made for the exporters");
             return;
@@ -175,6 +224,9 @@ impl Pipeline {
         while !stop.load(Ordering::Relaxed) {
             self.turn();
             self.hand_over(&send);
+            while let Ok(change) = self.changes.1.try_recv() {
+                self.change(change, &replacement);
+            }
             if until == Until::AllEnded && self.named.watched.is_empty() && self.ended.is_empty() {
                 break;
             }
@@ -391,8 +443,19 @@ impl Pipeline {
     }
 }
 
-fn export(receive: &Receiver<Vec<Span>>, mut exporters: Vec<Box<dyn Exporter>>, deadline: Duration) {
+fn export(
+    receive: &Receiver<Vec<Span>>,
+    mut exporters: Vec<Box<dyn Exporter>>,
+    replacement: &Replacement,
+    deadline: Duration,
+) {
     loop {
+        let new = replacement.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(new) = new {
+            for mut old in std::mem::replace(&mut exporters, new) {
+                old.shutdown(deadline);
+            }
+        }
         match receive.recv_timeout(Duration::from_millis(100)) {
             Ok(batch) => {
                 for exporter in &mut exporters {

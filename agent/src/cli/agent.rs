@@ -4,7 +4,10 @@
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
+
+use tokio::runtime::Handle;
 
 use super::{Failure, Shared, View};
 use crate::bpf::check;
@@ -22,7 +25,7 @@ use crate::export::sentry::otlp::SentryOtlp;
 use crate::export::sentry::{self, SentryExporter};
 use crate::health::{self, Pulse};
 use crate::metrics::Metrics;
-use crate::pipeline::{Chooser, Pipeline, Until};
+use crate::pipeline::{Change, Chooser, Pipeline, Until};
 use crate::privacy::{Policy, Query};
 use crate::propagation::head::Head;
 use crate::protocol::fields::Allow;
@@ -35,6 +38,8 @@ use crate::{clock, core};
 
 /// How long the end may take.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How often the file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long the last metrics may take, after that.
 const NUMBERS: Duration = Duration::from_secs(2);
 
@@ -159,14 +164,46 @@ impl View {
 
 /// Checks what spans say and where they go, and makes the exporters.
 pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Result<Configured, Failure> {
-    let usage = |e: config::Error| Failure::Usage(e.to_string());
-    let config = Config::load(&shared.export, log).map_err(usage)?;
-    let mut env = Environment::of_process(log).map_err(usage)?;
-    let shared = &shared.completed(&mut env).map_err(usage)?;
+    let (config, view) = settings(shared, log)?;
     telemetry::init(config.log_level);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let builder = builder(&config, &view)?;
+    let lower = |names: &[String]| names.iter().map(|n| Arc::from(n.to_ascii_lowercase())).collect();
+    let allow = Allow {
+        request: lower(&view.capture_request_header),
+        response: lower(&view.capture_response_header),
+    };
+    let counters = Arc::new(Counters::default());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("tracewire-io")
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Other(format!("no runtime: {e}")))?;
+    let exporters = exporters(&config, &view, log, default, runtime.handle(), &counters)?;
+    Ok(Configured {
+        config,
+        builder,
+        allow,
+        counters,
+        runtime,
+        exporters,
+    })
+}
+
+/// What flags, variables and the file say together.
+fn settings(shared: &View, log: &LogFlags) -> Result<(Config, View), Failure> {
+    let usage = |e: config::Error| Failure::Usage(e.to_string());
+    let config = Config::load(&shared.export, log).map_err(usage)?;
+    let mut env = Environment::of_process(log).map_err(usage)?;
+    let view = shared.completed(&mut env).map_err(usage)?;
+    Ok((config, view))
+}
+
+/// What spans say.
+fn builder(config: &Config, shared: &View) -> Result<Builder, Failure> {
     let mut conventions = Conventions::default();
     if let Some(list) = &shared.semconv {
         conventions.opt_in(list);
@@ -192,21 +229,20 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
         },
         patterns: shared.redact.clone().into(),
     };
-    let builder = Builder::new(conventions, routes)
+    Ok(Builder::new(conventions, routes)
         .with_privacy(privacy)
-        .with_limits(config.limits.clone());
-    let lower = |names: &[String]| names.iter().map(|n| Arc::from(n.to_ascii_lowercase())).collect();
-    let allow = Allow {
-        request: lower(&shared.capture_request_header),
-        response: lower(&shared.capture_response_header),
-    };
-    let counters = Arc::new(Counters::default());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("tracewire-io")
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::Other(format!("no runtime: {e}")))?;
+        .with_limits(config.limits.clone()))
+}
+
+/// Where spans go.
+fn exporters(
+    config: &Config,
+    shared: &View,
+    log: &LogFlags,
+    default: Output,
+    runtime: &Handle,
+    counters: &Arc<Counters>,
+) -> Result<Vec<Box<dyn Exporter>>, Failure> {
     let mut exporters: Vec<Box<dyn Exporter>> = Vec::new();
     match config.output.unwrap_or(default) {
         Output::Tree => exporters.push(Box::new(ConsoleExporter::new(
@@ -222,7 +258,7 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
         tracing::warn!("{warning}");
     }
     for otlp in config.otlp.iter().flat_map(config::Otlp::each) {
-        let exporter = OtlpExporter::new(&otlp, &config.batch, runtime.handle(), counters.clone())
+        let exporter = OtlpExporter::new(&otlp, &config.batch, runtime, counters.clone())
             .map_err(|e| Failure::Usage(e.to_string()))?;
         if otlp
             .endpoint
@@ -241,24 +277,90 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
     }
     // After OTLP: it is also closed after it.
     if let Some(sentry) = sentry {
-        exporters
-            .extend(self::sentry(sentry, &config, &runtime, &counters).map_err(|e| Failure::Usage(e.to_string()))?);
+        exporters.extend(self::sentry(sentry, config, runtime, counters).map_err(|e| Failure::Usage(e.to_string()))?);
     }
-    Ok(Configured {
-        config,
-        builder,
-        allow,
-        counters,
-        runtime,
-        exporters,
-    })
+    Ok(exporters)
+}
+
+/// Reads everything again, for an agent that runs: all of what may change, or what is wrong.
+pub(super) struct Reload {
+    shared: Shared,
+    log: LogFlags,
+    default: Output,
+    share: f64,
+    runtime: Handle,
+    counters: Arc<Counters>,
+    changes: Sender<Change>,
+    /// Who is observed from then on.
+    #[expect(clippy::type_complexity, reason = "one question, its answer and its failure")]
+    select: Box<dyn Fn() -> Result<(Box<dyn Chooser>, Vec<u32>, Vec<u16>), Failure> + Send>,
+}
+
+impl Reload {
+    fn read(&self) -> Result<Change, Failure> {
+        let (config, view) = settings(&self.shared.view, &self.log)?;
+        let (sampling, _) = config::sampling::load(&self.shared.sampling, self.share, &self.log)
+            .map_err(|e| Failure::Usage(e.to_string()))?;
+        let builder = builder(&config, &view)?;
+        let (chooser, pids, ports) = (self.select)()?;
+        // Last: they open files and connections.
+        let exporters = exporters(&config, &view, &self.log, self.default, &self.runtime, &self.counters)?;
+        Ok(Change {
+            sampling,
+            builder,
+            exporters,
+            chooser,
+            pids,
+            ports,
+        })
+    }
+
+    /// Watches the file and the flag that SIGHUP sets, from a thread of its own.
+    fn watch(self, hangup: Arc<AtomicBool>) {
+        let stamp = |path: &Option<std::path::PathBuf>| {
+            let data = std::fs::metadata(path.as_deref()?).ok()?;
+            Some((data.modified().ok()?, data.len()))
+        };
+        let mut before = stamp(&self.log.config);
+        let watching = move || {
+            loop {
+                std::thread::sleep(LOOK);
+                let now = stamp(&self.log.config);
+                let changed = now.is_some() && now != before;
+                if !hangup.swap(false, Ordering::Relaxed) && !changed {
+                    continue;
+                }
+                before = now;
+                match self.read() {
+                    Ok(change) => {
+                        if self.changes.send(change).is_err() {
+                            return;
+                        }
+                        self.counters.reloads.increment();
+                        tracing::info!("configuration read again");
+                    }
+                    Err(error) => {
+                        self.counters.reloads_failed.increment();
+                        tracing::error!("configuration not taken, the old one holds: {error}");
+                    }
+                }
+            }
+        };
+        if std::thread::Builder::new()
+            .name("tracewire-reload".into())
+            .spawn(watching)
+            .is_err()
+        {
+            tracing::warn!("no thread for reloading: a changed configuration needs a restart");
+        }
+    }
 }
 
 /// The exporters to Sentry.
 fn sentry(
     sentry: config::sentry::Sentry,
     config: &Config,
-    runtime: &tokio::runtime::Runtime,
+    runtime: &Handle,
     counters: &Arc<Counters>,
 ) -> Result<Vec<Box<dyn Exporter>>, config::Error> {
     const NAME: &str = "SENTRY_DSN";
@@ -273,7 +375,7 @@ fn sentry(
             headers: config::Headers::of("x-sentry-auth", &auth),
             ..config::Otlp::default()
         };
-        let inner = OtlpExporter::new(&otlp, &config.batch, runtime.handle(), counters.clone())?;
+        let inner = OtlpExporter::new(&otlp, &config.batch, runtime, counters.clone())?;
         exporters.push(Box::new(SentryOtlp::new(inner, sentry.config.clone())));
     }
     let tls = sentry::tls()?;
@@ -289,6 +391,7 @@ pub(super) struct Agent {
     pub(super) runtime: tokio::runtime::Runtime,
     exporters: Vec<Box<dyn Exporter>>,
     numbers: Option<MetricsExporter>,
+    reload: Option<Reload>,
     /// Set it to end the run.
     pub(super) stop: Arc<AtomicBool>,
 }
@@ -374,26 +477,58 @@ impl Prepared {
             runtime,
             exporters,
             numbers,
+            reload: None,
             stop: Arc::default(),
         })
     }
 }
 
 impl Agent {
+    /// Reads the configuration again when the file changes, or on SIGHUP.
+    pub(super) fn reload_by(
+        &mut self,
+        shared: Shared,
+        log: LogFlags,
+        default: Output,
+        share: f64,
+        select: impl Fn() -> Result<(Box<dyn Chooser>, Vec<u32>, Vec<u16>), Failure> + Send + 'static,
+    ) {
+        self.reload = Some(Reload {
+            shared,
+            log,
+            default,
+            share,
+            runtime: self.runtime.handle().clone(),
+            counters: self.counters.clone(),
+            changes: self.pipeline.changes(),
+            select: Box::new(select),
+        });
+    }
+
     /// Says that probes are in place, runs to the end, says what was seen.
     pub(super) fn run(self, attached: &str, until: Until) -> Result<(), Failure> {
         let stop = self.stop;
         let flag = stop.clone();
+        let hung_up = self.reload.map(|reload| {
+            let hung_up = Arc::new(AtomicBool::new(false));
+            reload.watch(hung_up.clone());
+            hung_up
+        });
         self.runtime.spawn(async move {
             use tokio::signal::unix::{SignalKind, signal};
             let (Ok(mut terminate), Ok(mut hangup)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
             else {
                 return;
             };
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = tokio::signal::ctrl_c() => break,
+                    _ = terminate.recv() => break,
+                    _ = hangup.recv() => match &hung_up {
+                        Some(hung_up) => hung_up.store(true, Ordering::Relaxed),
+                        None => break,
+                    },
+                }
             }
             flag.store(true, Ordering::Relaxed);
             // A second one does not wait for the end.

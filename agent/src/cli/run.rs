@@ -84,6 +84,18 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
         },
         selector.ports(),
     )?;
+    let (again, common) = (args.selection.clone(), log.clone());
+    agent.reload_by(args.shared.clone(), log.clone(), default_output(), SHARE, move || {
+        let selector = again.selector(&common)?;
+        if selector.is_empty() {
+            return Err(Failure::Usage("nothing is selected any more".into()));
+        }
+        let ports = selector.ports().to_vec();
+        let config = crate::config::Config::load(&crate::config::ExportFlags::default(), &common)
+            .map_err(|e| Failure::Usage(e.to_string()))?;
+        let pids = existing(&selector, Resources::new(config.resource));
+        Ok((Box::new(Chosen(selector)) as Box<dyn Chooser>, pids, ports))
+    });
     let mut names = Vec::new();
     // New processes are seen already, so none is missed between this list and them.
     for pid in existing(&selector, names_of) {

@@ -72,6 +72,14 @@ impl Builder {
         self
     }
 
+    /// Takes the choices of another builder; what was learned stays.
+    pub fn change(&mut self, other: Builder) {
+        self.privacy = other.privacy;
+        self.limits = other.limits;
+        self.routes.change(other.routes);
+        self.hosts.clear();
+    }
+
     /// The span of an exchange. `boot_to_unix_ns` is what must be added to
     /// CLOCK_BOOTTIME to get Unix time.
     pub fn build(

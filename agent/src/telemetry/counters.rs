@@ -116,6 +116,10 @@ counters! {
     metrics_exported: "metrics_exported",
     /// Requests with metrics that it did not take.
     metrics_failures: "metrics_failures",
+    /// Times that a changed configuration was taken.
+    reloads: "reloads",
+    /// Times that it was wrong and the old one held.
+    reloads_failed: "reloads_failed",
     /// Requests of the agent's own exporters, of which no span is made.
     own_requests: "own_requests",
     /// OTLP requests that failed, retried or not.

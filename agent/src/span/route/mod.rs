@@ -105,6 +105,13 @@ impl Routes {
         }
     }
 
+    /// Takes the patterns and the mode of others; what was learned stays.
+    pub fn change(&mut self, other: Routes) {
+        self.patterns = other.patterns;
+        self.mode = other.mode;
+        self.cache.iter_mut().for_each(|place| *place = None);
+    }
+
     /// The name of a path (no query) of a service, which is learned from.
     pub fn name(&mut self, service: u64, method: &str, path: &str) -> Named {
         let mut hasher = FxHasher::default();
