@@ -1,5 +1,6 @@
 //! `cargo xtask validate-deploy`: holds the manifests in deploy/ against the
-//! published schemas of Kubernetes, and the unit against systemd's own check.
+//! published schemas of Kubernetes, the unit against systemd's own check, and the
+//! alert rules against Prometheus's.
 //! Needs no cluster. Bias: strict, so that a misspelt field is an error.
 
 use std::fs;
@@ -32,7 +33,8 @@ pub fn run() -> Result<()> {
 pub fn check(tally: &mut Tally) -> Result<()> {
     let kubernetes = kubernetes();
     let systemd = systemd(tally);
-    kubernetes.and(systemd)
+    let alerts = alerts(tally);
+    kubernetes.and(systemd).and(alerts)
 }
 
 /// Files in deploy/ that end so.
@@ -102,6 +104,26 @@ fn systemd(tally: &mut Tally) -> Result<()> {
         eprintln!("{}: valid, by {}", file.display(), version());
     }
     Ok(())
+}
+
+/// Alert rules by Prometheus's own check and unit tests (Debian: `prometheus`).
+fn alerts(tally: &mut Tally) -> Result<()> {
+    if place::program("promtool").is_none() {
+        eprintln!("left out: there is no promtool to test the alert rules with");
+        tally.skipped += 1;
+        return Ok(());
+    }
+    let folder = place::root().join("deploy/config");
+    shown(
+        command("promtool")
+            .args(["check", "rules"])
+            .arg(folder.join("alerts.yaml")),
+    )?;
+    shown(
+        command("promtool")
+            .args(["test", "rules"])
+            .arg(folder.join("alerts_test.yaml")),
+    )
 }
 
 fn version() -> String {

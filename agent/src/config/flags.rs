@@ -65,6 +65,6 @@ pub struct LogFlags {
     #[arg(long, value_enum, value_name = "LEVEL", global = true)]
     pub log_level: Option<LogLevel>,
     /// Read settings from this file (YAML), too; flags and variables win. See `tracewire config`
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", env = "TRACEWIRE_CONFIG", global = true)]
     pub config: Option<PathBuf>,
 }
