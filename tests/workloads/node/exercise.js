@@ -325,7 +325,9 @@ function makeCall(client, it, log) {
       }
     };
     const settle = () => {
-      if (status && ended) finish(status.code, status.details);
+      // A call that this side gave up has no end.
+      const over = ended || status?.code === grpc.status.CANCELLED;
+      if (status && over) finish(status.code, status.details);
     };
     call.on('data', () => {
       record.received++;
