@@ -54,6 +54,8 @@ pub struct Offsets {
     pub tcp_write_seq: u32,
     /// `tcp_sock.copied_seq`
     pub tcp_copied_seq: u32,
+    /// `tcp_sock.rcv_nxt`
+    pub tcp_rcv_nxt: u32,
     /// `unix_sock.peer`
     pub unix_peer: u32,
     /// `task_struct.stack`

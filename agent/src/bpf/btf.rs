@@ -218,6 +218,7 @@ impl Btf {
             sk_shutdown: may("sock.sk_shutdown"),
             tcp_write_seq: need("tcp_sock.write_seq")?,
             tcp_copied_seq: need("tcp_sock.copied_seq")?,
+            tcp_rcv_nxt: need("tcp_sock.rcv_nxt")?,
             unix_peer: may("unix_sock.peer"),
             task_stack: need("task_struct.stack")?,
             task_files: need("task_struct.files")?,

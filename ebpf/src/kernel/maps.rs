@@ -183,6 +183,7 @@ static OFFSETS: Offsets = Offsets {
     sk_shutdown: 0,
     tcp_write_seq: 0,
     tcp_copied_seq: 0,
+    tcp_rcv_nxt: 0,
     unix_peer: 0,
     task_stack: 0,
     task_files: 0,

@@ -25,6 +25,17 @@ pub fn positions(sk: u64) -> Option<Birth> {
     })
 }
 
+/// Where both begin, of a socket that becomes established: what is next to come is the first
+/// byte, whether or not the kernel has set `copied_seq` to it by now.
+#[inline(always)]
+pub fn origins(sk: u64) -> Option<Birth> {
+    let word = |offset: usize| kernel::<u32>(sk.wrapping_add(offset as u64));
+    Some(Birth {
+        received: word(offset!(tcp_rcv_nxt))?,
+        sent: word(offset!(tcp_write_seq))?,
+    })
+}
+
 /// Remembers the scratch's connection and says who its ends are. 0: not a stream socket of a known family.
 #[unsafe(no_mangle)]
 #[inline(never)]

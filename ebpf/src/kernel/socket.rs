@@ -175,7 +175,7 @@ fn born(sk: *const core::ffi::c_void) {
         return;
     }
     let name = name(sk);
-    if let Some(birth) = open::positions(sk as u64) {
+    if let Some(birth) = open::origins(sk as u64) {
         maps::born(name, &birth);
     }
 }
