@@ -14,6 +14,7 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
+const TCP_CLOSE: u8 = 7;
 
 /// Where both directions of a TCP socket stand now.
 #[inline(always)]
@@ -60,6 +61,10 @@ pub fn describe(parts: &mut Scratch, layer: u32) -> Option<bool> {
     }
     let tcp = family != AF_UNIX && kernel::<u16>(at(offset!(sk_protocol)))? == IPPROTO_TCP;
     if family != AF_UNIX && !tcp {
+        return None;
+    }
+    // What is left to read of a connection that was reported closed opens no new one.
+    if tcp && kernel::<u8>(at(offset!(sk_state))) == Some(TCP_CLOSE) {
         return None;
     }
     let data = &raw mut parts.data;
