@@ -11,7 +11,7 @@ use aya::programs::UProbe;
 use tracewire_common::link::runtime::{self, LAYOUT};
 
 use super::{Ability, Found, Point, Runtime};
-use crate::binary::{Binary, Function, SYSV_ARGUMENTS};
+use crate::binary::{Binary, Cache, Function, SYSV_ARGUMENTS};
 
 mod boring;
 mod exported;
@@ -20,8 +20,11 @@ mod go;
 /// Parts of the names of libraries that may hold a TLS library.
 const NAMES: &[&str] = &["ssl", "tls", "tcnative", "grpc", "conscrypt", "curl"];
 
-/// All TLS libraries.
-pub struct Tls;
+/// All TLS libraries. What was found is kept by build id: netty unpacks its library anew in each process.
+#[derive(Default)]
+pub struct Tls {
+    known: Cache<Option<Found>>,
+}
 
 impl Runtime for Tls {
     fn number(&self) -> u32 {
@@ -34,20 +37,7 @@ impl Runtime for Tls {
     }
 
     fn look(&self, binary: &Binary) -> Option<Found> {
-        let mut libraries = exported::look(binary);
-        libraries.extend(go::look(binary));
-        if libraries.is_empty() {
-            libraries.extend(boring::look(binary));
-        }
-        if libraries.is_empty() {
-            return None;
-        }
-        let what: Vec<String> = libraries.iter().map(|l| l.what.clone()).collect();
-        Some(Found {
-            what: what.join(", "),
-            layout: [0; LAYOUT],
-            abilities: libraries.into_iter().flat_map(|l| l.abilities).collect(),
-        })
+        (*self.known.of(binary, look)).clone()
     }
 
     fn prepare(&self, ebpf: &mut Ebpf) -> Result<(), String> {
@@ -72,6 +62,26 @@ impl Runtime for Tls {
             .ok_or("no map TLS_PROGRAMS")?;
         programs.set(0, &fd, 0).map_err(|e| crate::bpf::load::chain(&e))
     }
+}
+
+fn look(binary: &Binary) -> Option<Found> {
+    let mut libraries = exported::look(binary);
+    // The searches that read the whole file come last.
+    if libraries.is_empty() {
+        libraries.extend(go::look(binary));
+    }
+    if libraries.is_empty() {
+        libraries.extend(boring::look(binary));
+    }
+    if libraries.is_empty() {
+        return None;
+    }
+    let what: Vec<String> = libraries.iter().map(|l| l.what.clone()).collect();
+    Some(Found {
+        what: what.join(", "),
+        layout: [0; LAYOUT],
+        abilities: libraries.into_iter().flat_map(|l| l.abilities).collect(),
+    })
 }
 
 /// One TLS library in a file.
