@@ -79,11 +79,7 @@ pub trait Runtime: Send {
 
 /// All that are known.
 fn runtimes() -> Vec<Box<dyn Runtime>> {
-    vec![
-        Box::new(go::Go),
-        Box::new(tokio::Tokio),
-        Box::new(tls::Tls::default()),
-    ]
+    vec![Box::new(go::Go), Box::new(tokio::Tokio), Box::new(tls::Tls::default())]
 }
 
 /// A file by device and inode.
