@@ -125,6 +125,8 @@ pub mod runtime {
     pub const CPYTHON: u32 = 6;
     /// A TLS library.
     pub const TLS: u32 = 7;
+    /// A library that switches stacks under Python (greenlet, gevent).
+    pub const GREENLET: u32 = 9;
     /// Numbers that a runtime's module of the agent may give its probes for each process.
     pub const LAYOUT: usize = 16;
 
@@ -132,6 +134,31 @@ pub mod runtime {
     #[inline(always)]
     pub const fn bit(runtime: u32) -> u32 {
         1 << (7 + runtime)
+    }
+}
+
+/// What the agent's module for grpc-core tells its programs.
+pub mod grpc_core {
+    /// Cookie of the probe at the making of a stream: the transport is the first argument, the stream the second.
+    pub const FROM_TRANSPORT: u64 = 1;
+    /// Flag: calls may be served by call-backs, so a thread's work begins at a completion queue or is in doubt.
+    pub const MANY_THREADS: u32 = 1;
+
+    /// Members of a process's layout; addresses are those of the file.
+    pub mod layout {
+        /// Address of the probe at the making of a stream.
+        pub const STREAM: usize = 0;
+        /// Address of the probe at the giving of a client stream's identifier.
+        pub const IDENTIFIER: usize = 1;
+        /// Flags.
+        pub const FLAGS: usize = 2;
+        /// Offset of the endpoint in a transport.
+        pub const ENDPOINT: usize = 3;
+        /// Endpoint types, three members each: address of the table of functions; offset in the endpoint of the
+        /// pointer to what holds the descriptor, 0 if it is the endpoint itself; offset of the descriptor in that.
+        pub const TABLE: usize = 4;
+        /// How many there may be.
+        pub const TABLES: usize = 4;
     }
 }
 

@@ -27,6 +27,7 @@ pub use code::{Call, Code};
 pub use golang::{Go, Version};
 pub use image::{Binary, Error, Identity};
 pub use probe::{GO_ARGUMENTS, Point, SYSV_ARGUMENTS, probe_point};
+pub use references::Entered;
 pub use symbols::Symbol;
 
 pub use iced_x86 as decoder;

@@ -105,34 +105,72 @@ impl Binary {
         found
     }
 
-    /// Functions with a direct branch or call into `function` from outside: the hot parts of a cold one, or its callers.
-    pub fn branches_into(&self, function: Function) -> Vec<Function> {
-        let mut found: Vec<Function> = Vec::new();
-        let mut take = |at: u64| {
-            let Some(from) = self.function_at(at) else { return };
-            if from != function && !found.contains(&from) && self.code(from).is_some_and(|code| code.begins(at)) {
-                found.push(from);
-            }
-        };
+    /// Functions with a direct branch or call into `function` from outside.
+    pub fn entered(&self, function: Function) -> Entered {
+        let mut entered = Entered::default();
         for segment in self.segments().iter().filter(|s| s.executable) {
             let Some(bytes) = self.rest(segment.address) else {
                 continue;
             };
             for (at, window) in bytes.windows(6).enumerate() {
-                let (length, relative) = match *window {
-                    [0x0f, 0x80..=0x8f, a, b, c, d] => (6, [a, b, c, d]),
-                    [0xe8 | 0xe9, a, b, c, d, _] => (5, [a, b, c, d]),
+                let (length, relative, list) = match *window {
+                    [0x0f, 0x80..=0x8f, a, b, c, d] => (6, [a, b, c, d], &mut entered.jumps),
+                    [0xe8, a, b, c, d, _] => (5, [a, b, c, d], &mut entered.calls),
+                    [0xe9, a, b, c, d, _] => (5, [a, b, c, d], &mut entered.jumps),
                     _ => continue,
                 };
                 let at = segment.address.wrapping_add(at as u64);
                 let target = at
                     .wrapping_add(length)
                     .wrapping_add_signed(i64::from(i32::from_le_bytes(relative)));
-                if function.contains(target) && !function.contains(at) {
-                    take(at);
+                if !function.contains(target) || function.contains(at) {
+                    continue;
+                }
+                if let Some(from) = self.function_at(at)
+                    && !list.contains(&from)
+                    && self.code(from).is_some_and(|code| code.begins(at))
+                {
+                    list.push(from);
                 }
             }
         }
+        entered
+    }
+
+    /// The function that refers to a C string which begins with `text`, the split-off cold part of it taken for the
+    /// whole. None where several do.
+    pub fn function_using(&self, text: &[u8]) -> Option<Function> {
+        let found = self.functions_using(&[text]).pop()?;
+        let [function] = found[..] else { return None };
+        let entered = self.entered(function);
+        if !entered.calls.is_empty() {
+            return Some(function);
+        }
+        // A cold part is jumped to, from its one hot part.
+        match entered.jumps[..] {
+            [hot] => Some(hot),
+            _ => None,
+        }
+    }
+
+    /// Addresses of instructions (unconfirmed) whose bytes match one of `patterns` in the code.
+    pub fn occurrences(&self, pattern: &[u8]) -> Vec<u64> {
+        let mut found = Vec::new();
+        for segment in self.segments().iter().filter(|s| s.executable) {
+            let Some(bytes) = self.rest(segment.address) else {
+                continue;
+            };
+            found.extend(memmem::find_iter(bytes, pattern).map(|at| segment.address.wrapping_add(at as u64)));
+        }
         found
     }
+}
+
+/// From where a function is entered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entered {
+    /// Functions that call it.
+    pub calls: Vec<Function>,
+    /// Functions that jump into it.
+    pub jumps: Vec<Function>,
 }

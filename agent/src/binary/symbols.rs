@@ -45,6 +45,15 @@ impl Binary {
             .then_some(first)
     }
 
+    /// The address of a variable by its exact name.
+    pub fn variable(&self, name: &str) -> Option<u64> {
+        let elf = self.elf()?;
+        elf.symbols()
+            .chain(elf.dynamic_symbols())
+            .find(|symbol| symbol.kind() == SymbolKind::Data && symbol.is_definition() && symbol.name() == Ok(name))
+            .map(|symbol| symbol.address())
+    }
+
     /// All functions whose mangled name `wanted` accepts, each address once for each name. Fast: give it a cheap
     /// test first (a part of the mangled name), and demangle what is left.
     pub fn symbols(&self, wanted: impl Fn(&str) -> bool) -> Vec<Symbol> {

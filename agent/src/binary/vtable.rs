@@ -62,6 +62,39 @@ impl Binary {
         found
     }
 
+    /// Tables of functions that end with a run of exactly `count` or more pointers to code: the last `count` of each.
+    /// Address of the first of them, and where they lead.
+    pub fn tables_of(&self, count: usize) -> Vec<(u64, Vec<u64>)> {
+        let pointers = self.pointers();
+        let code: Vec<(u64, u64)> = pointers
+            .iter()
+            .filter(|(_, to)| self.executable(*to))
+            .copied()
+            .collect();
+        let mut found = Vec::new();
+        let mut run = 0usize;
+        for (index, (at, _)) in code.iter().enumerate() {
+            run += 1;
+            if code.get(index + 1).is_some_and(|(next, _)| *next == at.wrapping_add(8)) {
+                continue;
+            }
+            if run >= count
+                && let Some(last) = code.get(index + 1 - count..=index)
+                && let Some((first, _)) = last.first()
+            {
+                found.push((*first, last.iter().map(|(_, to)| *to).collect()));
+            }
+            run = 0;
+        }
+        found
+    }
+
+    /// Where the pointer at an address of the file's data leads, once loaded.
+    pub fn pointers_at(&self, addresses: &[u64]) -> Vec<Option<u64>> {
+        let pointers = self.pointers();
+        addresses.iter().map(|at| pointers.get(*at)).collect()
+    }
+
     /// Pointers in the file's data once it is loaded at its own addresses.
     fn pointers(&self) -> Pointers {
         let mut all = Vec::new();

@@ -35,7 +35,7 @@ pub fn ended(regs: u64, ret: i64) {
 
 /// The `struct sock` behind a file descriptor of the current task, if it is a socket.
 #[inline(always)]
-fn sock(fd: u32) -> Option<u64> {
+pub fn sock(fd: u32) -> Option<u64> {
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };
     let files = kernel::<u64>(task.wrapping_add(offset!(task_files) as u64))?;

@@ -20,7 +20,9 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkI
 use tracewire_common::link::runtime::{self, LAYOUT};
 use tracewire_common::settings::watch;
 
+mod cpython;
 pub mod go;
+mod grpc_core;
 pub mod tls;
 pub mod tokio;
 
@@ -79,7 +81,14 @@ pub trait Runtime: Send {
 
 /// All that are known.
 fn runtimes() -> Vec<Box<dyn Runtime>> {
-    vec![Box::new(go::Go), Box::new(tokio::Tokio), Box::new(tls::Tls::default())]
+    vec![
+        Box::new(go::Go),
+        Box::new(tokio::Tokio),
+        Box::new(tls::Tls::default()),
+        Box::new(cpython::CPython),
+        Box::new(cpython::Greenlet),
+        Box::new(grpc_core::GrpcCore),
+    ]
 }
 
 /// A file by device and inode.

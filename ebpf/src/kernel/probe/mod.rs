@@ -7,7 +7,9 @@
 //! process that runs it: each program begins with [`watched`].
 #![allow(dead_code, unused_macros, unused_imports, reason = "each runtime uses a part of it")]
 
+pub mod cpython;
 pub mod go;
+pub mod grpc_core;
 pub mod name;
 pub mod tokio;
 

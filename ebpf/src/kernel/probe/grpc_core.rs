@@ -1,0 +1,342 @@
+//! grpc-core (C++, Python): which call is which stream of which connection, and
+//! on behalf of which served call another one is made.
+//!
+//! Three facts are joined, all exact:
+//! 1. A stream is made for a call: both name the same arena. A server's is made
+//!    with its stream identifier.
+//! 2. A client's stream gets its identifier at one place in the transport.
+//! 3. A transport's endpoint holds the file descriptor of its socket.
+//!
+//! What is made on behalf of what: the batches that a call starts on a thread,
+//! or, where Python runs in a context, in that context.
+//!
+//! Bias: a thread that works for several open calls at once serves none.
+
+use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_pid_tgid};
+use aya_ebpf::macros::{map, uprobe};
+use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::programs::ProbeContext;
+use tracewire_common::link::grpc_core::{FROM_TRANSPORT, MANY_THREADS, layout as at};
+use tracewire_common::link::{StreamKey, Unit, mechanism, runtime, unit};
+
+use super::{cpython, layout, register, watched};
+use crate::kernel::maps::{self, offset};
+use crate::kernel::memory::{kernel, user};
+use crate::kernel::{context, syscall};
+
+/// Operations of a batch that are looked at.
+const OPERATIONS: u64 = 8;
+/// `sizeof(grpc_op)`
+const OPERATION: u64 = 80;
+/// Bytes of a call that are searched for its arena, and how far before the call that may begin.
+const HEAD: usize = 8;
+const ARENA: u64 = 64 * 1024;
+
+/// Bits by `grpc_op_type`.
+mod operation {
+    pub const SEND_INITIAL_METADATA: u32 = 1;
+    pub const SEND_CLOSE_FROM_CLIENT: u32 = 1 << 2;
+    pub const SEND_STATUS_FROM_SERVER: u32 = 1 << 3;
+    pub const RECV_INITIAL_METADATA: u32 = 1 << 4;
+    pub const RECV_STATUS_ON_CLIENT: u32 = 1 << 6;
+    pub const RECV_CLOSE_ON_SERVER: u32 = 1 << 7;
+    pub const CLIENT: u32 = SEND_CLOSE_FROM_CLIENT | RECV_INITIAL_METADATA | RECV_STATUS_ON_CLIENT;
+    pub const SERVER: u32 = SEND_STATUS_FROM_SERVER | RECV_CLOSE_ON_SERVER;
+}
+
+/// On whose behalf a call was begun.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Made {
+    /// [`StreamKey::NONE`]: several could be it.
+    parent: StreamKey,
+    mechanism: u64,
+}
+
+/// Calls that a process makes, by their arena, until their stream has its identifier.
+#[map]
+static GRPC_MADE: LruHashMap<Unit, Made> = LruHashMap::with_max_entries(8192, 0);
+
+/// The arena of a stream.
+#[map]
+static GRPC_STREAMS: LruHashMap<Unit, u64> = LruHashMap::with_max_entries(16384, 0);
+
+/// Served calls without a status so far.
+#[map]
+static GRPC_OPEN: LruHashMap<StreamKey, u64> = LruHashMap::with_max_entries(16384, 0);
+
+/// Threads that wait on a completion queue between two pieces of work.
+#[map]
+static GRPC_QUEUED: LruHashMap<u32, u32> = LruHashMap::with_max_entries(8192, 0);
+
+#[inline(always)]
+fn call(arena: u64, pid: u32) -> Unit {
+    Unit {
+        id: arena,
+        pid,
+        kind: unit::GRPC_CALL,
+    }
+}
+
+/// `grpc_chttp2_stream(transport, refcount, server_data, arena)`, or `InitStream` with the same but for the first two.
+#[uprobe]
+pub fn grpc_stream(ctx: ProbeContext) -> u32 {
+    if let Some(pid) = watched() {
+        stream(&ctx, pid);
+    }
+    0
+}
+
+#[inline(always)]
+fn stream(ctx: &ProbeContext, pid: u32) -> Option<()> {
+    let places = layout(pid, runtime::GRPC_CORE)?;
+    let (first, second) = (register!(ctx, rdi), register!(ctx, rsi));
+    let (server_data, arena) = (register!(ctx, rcx), register!(ctx, r8));
+    let swapped = cookie(ctx) & FROM_TRANSPORT != 0;
+    let (transport, stream) = if swapped { (first, second) } else { (second, first) };
+    let unit = call(arena, pid);
+    // Whatever had this arena before is gone.
+    context::leave(&unit);
+    if server_data == 0 {
+        let key = Unit {
+            id: stream,
+            pid,
+            kind: unit::GRPC_CALL,
+        };
+        let _ = GRPC_STREAMS.insert(key, arena, 0);
+        return None;
+    }
+    let bias = register!(ctx, rip).wrapping_sub(u64::from(places[at::STREAM]));
+    let connection = connection(transport, bias, places)?;
+    let request = StreamKey::served(connection, server_data as u32);
+    context::serve(&unit, &request);
+    let _ = GRPC_OPEN.insert(request, 1, 0);
+    None
+}
+
+/// The place where a client's stream has just got its identifier.
+#[uprobe]
+pub fn grpc_stream_id(ctx: ProbeContext) -> u32 {
+    if let Some(pid) = watched() {
+        identified(&ctx, pid);
+    }
+    0
+}
+
+#[inline(always)]
+fn identified(ctx: &ProbeContext, pid: u32) -> Option<()> {
+    let places = layout(pid, runtime::GRPC_CORE)?;
+    let registers = cookie(ctx);
+    let stream = indexed(ctx, registers & 15);
+    let transport = indexed(ctx, registers >> 4 & 15);
+    // The transport's next one; they go by twos.
+    let identifier = (indexed(ctx, registers >> 8 & 15) as u32).wrapping_sub(2);
+    let key = Unit {
+        id: stream,
+        pid,
+        kind: unit::GRPC_CALL,
+    };
+    // SAFETY: the value is an integer.
+    let arena = *unsafe { GRPC_STREAMS.get(key) }?;
+    let _ = GRPC_STREAMS.remove(key);
+    let unit = call(arena, pid);
+    // SAFETY: the value is plain and written once for each call.
+    let made = *unsafe { GRPC_MADE.get(unit) }?;
+    let _ = GRPC_MADE.remove(unit);
+    let bias = register!(ctx, rip).wrapping_sub(u64::from(places[at::IDENTIFIER]));
+    let connection = connection(transport, bias, places)?;
+    if made.parent.is_some() {
+        context::calls(connection, identifier, &made.parent, made.mechanism as u32);
+    } else {
+        context::ambiguous(connection, identifier, made.mechanism as u32);
+    }
+    None
+}
+
+/// `grpc_call_start_batch(call, ops, nops, tag, reserved)`.
+#[uprobe]
+pub fn grpc_batch(ctx: ProbeContext) -> u32 {
+    if let Some(pid) = watched() {
+        batch(&ctx, pid);
+    }
+    0
+}
+
+#[inline(always)]
+fn batch(ctx: &ProbeContext, pid: u32) -> Option<()> {
+    let places = layout(pid, runtime::GRPC_CORE)?;
+    let (address, operations, count) = (register!(ctx, rdi), register!(ctx, rsi), register!(ctx, rdx));
+    let mut mask = 0u32;
+    for n in 0..OPERATIONS {
+        if n < count {
+            mask |= 1 << (user::<u32>(operations.wrapping_add(n * OPERATION))? & 31);
+        }
+    }
+    let unit = call(arena(address)?, pid);
+    // SAFETY: a helper without arguments.
+    let tid = unsafe { bpf_get_current_pid_tgid() } as u32;
+    let request = context::of(&unit);
+    if mask & operation::SERVER == 0 && (mask & operation::CLIENT != 0 || request.is_none()) {
+        if mask & operation::SEND_INITIAL_METADATA != 0 {
+            begin(&unit, tid);
+        }
+        return None;
+    }
+    let request = request?;
+    let threads = places[at::FLAGS] & MANY_THREADS != 0;
+    if mask & operation::SEND_STATUS_FROM_SERVER != 0 {
+        let _ = GRPC_OPEN.remove(request);
+        context::leave(&unit);
+        if context::of(&thread(tid, pid)) == Some(request) {
+            context::leave(&thread(tid, pid));
+        }
+    } else if let Some(current) = cpython::current(tid, pid) {
+        context::serve(&current, &request);
+    } else if threads || mask != operation::RECV_CLOSE_ON_SERVER {
+        // Python's thread that takes calls only hands them on.
+        occupy(&thread(tid, pid), tid, &request, threads);
+    }
+    None
+}
+
+/// A call is about to be made.
+#[inline(always)]
+fn begin(unit: &Unit, tid: u32) {
+    let (parent, mechanism) = match cpython::current(tid, unit.pid) {
+        // Stacks that are switched under it: neither the thread nor its context is certain.
+        _ if maps::runs(unit.pid, runtime::GREENLET) => (Some(StreamKey::NONE), mechanism::GRPC_CORE),
+        Some(current) => (context::of(&current), mechanism::GRPC_AIO),
+        None => (context::of(&thread(tid, unit.pid)), mechanism::GRPC_CORE),
+    };
+    let made = match parent {
+        // One that ended has no more calls of its own: what runs on is nobody's.
+        Some(parent) if parent.is_some() && !open(&parent) => None,
+        other => other,
+    };
+    match made {
+        Some(parent) => {
+            let _ = GRPC_MADE.insert(
+                unit,
+                Made {
+                    parent,
+                    mechanism: u64::from(mechanism),
+                },
+                0,
+            );
+        }
+        None => {
+            let _ = GRPC_MADE.remove(unit);
+        }
+    }
+}
+
+/// The thread works for `request`; if it also works for another open one, for none.
+#[inline(always)]
+fn occupy(thread: &Unit, tid: u32, request: &StreamKey, threads: bool) {
+    let before = context::of(thread);
+    let certain = match before {
+        Some(before) if before == *request => return,
+        Some(before) if before.is_some() => !open(&before),
+        // Once in doubt, always, until it waits for work again.
+        Some(_) => false,
+        None => true,
+    };
+    // Work that comes by a completion queue has a beginning; work that comes by call-backs has none.
+    let queued = !threads || GRPC_QUEUED.get_ptr(tid).is_some();
+    let none = StreamKey::NONE;
+    context::serve(thread, if certain && queued { request } else { &none });
+}
+
+#[inline(always)]
+fn open(request: &StreamKey) -> bool {
+    GRPC_OPEN.get_ptr(request).is_some()
+}
+
+/// `grpc_completion_queue_next(queue, deadline, reserved)`: the thread asks for its next piece of work.
+#[uprobe]
+pub fn grpc_next(_ctx: ProbeContext) -> u32 {
+    if let Some(pid) = watched() {
+        // SAFETY: a helper without arguments.
+        let tid = unsafe { bpf_get_current_pid_tgid() } as u32;
+        context::leave(&thread(tid, pid));
+        let _ = GRPC_QUEUED.insert(tid, 1, 0);
+    }
+    0
+}
+
+#[inline(always)]
+fn thread(tid: u32, pid: u32) -> Unit {
+    Unit {
+        id: u64::from(tid),
+        pid,
+        kind: unit::THREAD,
+    }
+}
+
+/// The arena of a call: the one word at its head that points to shortly before it.
+#[inline(always)]
+fn arena(call: u64) -> Option<u64> {
+    let head = user::<[u64; HEAD]>(call)?;
+    let mut found = 0;
+    for word in head {
+        let before = call.wrapping_sub(word);
+        if before != 0 && before < ARENA {
+            if found != 0 && found != word {
+                return None;
+            }
+            found = word;
+        }
+    }
+    if found == 0 { None } else { Some(found) }
+}
+
+/// The connection of a transport: its endpoint's file descriptor is a socket that is observed.
+#[inline(always)]
+fn connection(transport: u64, bias: u64, places: &[u32; runtime::LAYOUT]) -> Option<u64> {
+    let endpoint = user::<u64>(transport.wrapping_add(u64::from(places[at::ENDPOINT])))?;
+    let table = user::<u64>(endpoint)?.wrapping_sub(bias);
+    let mut descriptor = None;
+    for n in 0..at::TABLES {
+        let place = at::TABLE + 3 * n;
+        if u64::from(places[place]) == table && table != 0 {
+            let mut holder = endpoint;
+            if places[place + 1] != 0 {
+                holder = user::<u64>(holder.wrapping_add(u64::from(places[place + 1])))?;
+            }
+            descriptor = user::<u32>(holder.wrapping_add(u64::from(places[place + 2])));
+        }
+    }
+    let sk = syscall::sock(descriptor?)?;
+    let cookie = kernel::<u64>(sk.wrapping_add(offset!(sk_cookie) as u64)).unwrap_or(0);
+    let name = if cookie == 0 { sk } else { cookie };
+    maps::connection(name).map(|_| name)
+}
+
+#[inline(always)]
+fn cookie(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the context is the program's own.
+    unsafe { bpf_get_attach_cookie(ctx.regs.cast()) }
+}
+
+/// A register by its number in instructions.
+#[inline(always)]
+fn indexed(ctx: &ProbeContext, number: u64) -> u64 {
+    match number {
+        0 => register!(ctx, rax),
+        1 => register!(ctx, rcx),
+        2 => register!(ctx, rdx),
+        3 => register!(ctx, rbx),
+        5 => register!(ctx, rbp),
+        6 => register!(ctx, rsi),
+        7 => register!(ctx, rdi),
+        8 => register!(ctx, r8),
+        9 => register!(ctx, r9),
+        10 => register!(ctx, r10),
+        11 => register!(ctx, r11),
+        12 => register!(ctx, r12),
+        13 => register!(ctx, r13),
+        14 => register!(ctx, r14),
+        15 => register!(ctx, r15),
+        _ => 0,
+    }
+}
