@@ -142,3 +142,53 @@ fn what_the_wire_carries_is_what_the_spans_carry() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn python() -> Result<()> {
+    let _turn = alone()?;
+    for load in loads() {
+        check("grpcio", Kind::PYTHON, load, 1.0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn python_aio() -> Result<()> {
+    let _turn = alone()?;
+    for load in loads() {
+        check("grpcio, asyncio", Kind::PYTHON_AIO, load, 1.0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn python_older_grpcio() -> Result<()> {
+    let _turn = alone()?;
+    const BUILDS: [&[&str]; 3] = [&["1.66.2"], &["1.70.0"], &["1.80.0"]];
+    for build in BUILDS {
+        check(&format!("grpcio {build:?}"), Kind::PYTHON.built(build), loads()[1], 1.0)?;
+        let what = format!("grpcio, asyncio {build:?}");
+        check(&what, Kind::PYTHON_AIO.built(build), loads()[1], 1.0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn cpp() -> Result<()> {
+    let _turn = alone()?;
+    for load in loads() {
+        // A thread that already waits for work when the agent comes is ambiguous for its first call.
+        check("grpc++", Kind::CPP, load, 0.9)?;
+    }
+    Ok(())
+}
+
+/// Nothing is known of it from outside: no link is right as well.
+#[test]
+fn node() -> Result<()> {
+    let _turn = alone()?;
+    for load in loads() {
+        check("grpc-js", Kind::NODE, load, 0.0)?;
+    }
+    Ok(())
+}

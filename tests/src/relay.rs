@@ -51,6 +51,18 @@ impl Kind {
     /// tonic.
     pub const RUST: Kind = Kind::new("rust");
 
+    /// grpcio with blocking services.
+    pub const PYTHON: Kind = Kind::new("python");
+
+    /// grpcio with asyncio.
+    pub const PYTHON_AIO: Kind = Kind::new("python").serving(&["--aio"]);
+
+    /// grpc++ with blocking services.
+    pub const CPP: Kind = Kind::new("cpp");
+
+    /// grpc-js.
+    pub const NODE: Kind = Kind::new("node");
+
     /// A program of this folder, built in the usual way.
     pub const fn new(folder: &'static str) -> Self {
         Kind {

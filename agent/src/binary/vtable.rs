@@ -62,29 +62,23 @@ impl Binary {
         found
     }
 
-    /// Tables of functions that end with a run of exactly `count` or more pointers to code: the last `count` of each.
+    /// Tables of functions: runs of pointers to code, none before and none after, of so many as `lengths` says.
     /// Address of the first of them, and where they lead.
-    pub fn tables_of(&self, count: usize) -> Vec<(u64, Vec<u64>)> {
+    pub fn tables_of(&self, lengths: std::ops::RangeInclusive<usize>) -> Vec<(u64, Vec<u64>)> {
         let pointers = self.pointers();
-        let code: Vec<(u64, u64)> = pointers
-            .iter()
-            .filter(|(_, to)| self.executable(*to))
-            .copied()
-            .collect();
         let mut found = Vec::new();
-        let mut run = 0usize;
-        for (index, (at, _)) in code.iter().enumerate() {
-            run += 1;
-            if code.get(index + 1).is_some_and(|(next, _)| *next == at.wrapping_add(8)) {
-                continue;
+        let mut run: Vec<(u64, u64)> = Vec::new();
+        let code = pointers.iter().filter(|(_, to)| self.executable(*to)).copied();
+        for (at, to) in code.chain([(0, 0)]) {
+            if run.last().is_some_and(|(last, _)| at != last.wrapping_add(8)) {
+                if let Some((first, _)) = run.first()
+                    && lengths.contains(&run.len())
+                {
+                    found.push((*first, run.iter().map(|(_, to)| *to).collect()));
+                }
+                run.clear();
             }
-            if run >= count
-                && let Some(last) = code.get(index + 1 - count..=index)
-                && let Some((first, _)) = last.first()
-            {
-                found.push((*first, last.iter().map(|(_, to)| *to).collect()));
-            }
-            run = 0;
+            run.push((at, to));
         }
         found
     }
@@ -135,7 +129,7 @@ impl Pointers {
     }
 }
 
-/// `R_X86_64_RELATIVE`, and `R_X86_64_64` to a symbol of the file's own.
+/// `R_X86_64_RELATIVE`, and relocations to symbols of the file's own.
 fn relative(elf: &ElfFile64<'_, Endianness>, all: &mut Vec<(u64, u64)>) {
     let little = Endianness::Little;
     let data = elf.data();
@@ -149,7 +143,7 @@ fn relative(elf: &ElfFile64<'_, Endianness>, all: &mut Vec<(u64, u64)>) {
             let at = entry.r_offset.get(little);
             match entry.r_type(little, false) {
                 elf::R_X86_64_RELATIVE => all.push((at, addend)),
-                elf::R_X86_64_64 => {
+                elf::R_X86_64_64 | elf::R_X86_64_GLOB_DAT | elf::R_X86_64_JUMP_SLOT => {
                     let index = object::SymbolIndex(entry.r_sym(little, false) as usize);
                     if let Ok(symbol) = symbols.symbol(index) {
                         let value = symbol.st_value.get(little);

@@ -40,7 +40,7 @@ pub fn registers() -> u64 {
 /// TCP socket: unique while it lives, and [`state`] forgets it when it ends. Nobody tells of the
 /// end of a Unix socket, so its inode's number is in its name.
 #[inline(always)]
-fn name_at(sk: u64) -> u64 {
+pub fn name_at(sk: u64) -> u64 {
     let at = |offset: usize| sk.wrapping_add(offset as u64);
     match kernel::<u64>(at(offset!(sk_cookie))) {
         Some(cookie) if cookie != 0 => cookie,

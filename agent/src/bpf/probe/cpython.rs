@@ -7,8 +7,8 @@ use std::path::Path;
 use tracewire_common::link::runtime;
 
 use super::{Ability, Found, Point, Runtime};
-use crate::binary::decoder::Register;
-use crate::binary::{Binary, Function, SYSV_ARGUMENTS};
+use crate::binary::decoder::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+use crate::binary::{Binary, Code, Function, SYSV_ARGUMENTS};
 
 /// `PyTypeObject.tp_methods` and `tp_new`, `sizeof(PyMethodDef)`: the same since Python 3.8.
 const METHODS: u64 = 0xe8;
@@ -66,19 +66,7 @@ impl Runtime for Greenlet {
 fn places(binary: &Binary) -> Result<Vec<Point>, String> {
     let class = binary.variable("PyContext_Type").ok_or("no PyContext_Type")?;
     let run = method(binary, class, b"run\0").ok_or("Context.run is not found")?;
-    let inner = calls(binary, run);
-    let shared = |exported: &'static str| {
-        let function = binary.symbol(exported).ok_or(format!("no {exported}"))?;
-        let common: Vec<Function> = calls(binary, function)
-            .into_iter()
-            .filter(|f| inner.contains(f))
-            .collect();
-        match common[..] {
-            [function] => Ok(function),
-            _ => Err(format!("what {exported} and Context.run have in common is not clear")),
-        }
-    };
-    let (enter, exit) = (shared("PyContext_Enter")?, shared("PyContext_Exit")?);
+    let mut points = changes(binary, run)?;
     let copy = binary
         .symbol("PyContext_CopyCurrent")
         .ok_or("no PyContext_CopyCurrent")?;
@@ -92,45 +80,123 @@ fn places(binary: &Binary) -> Result<Vec<Point>, String> {
     let [empty] = made[..] else {
         return Err("where new contexts are made is not clear".to_owned());
     };
-    let probe = |program, function| {
-        let (_, offset) = binary
-            .probe(function, &SYSV_ARGUMENTS[..2])
-            .ok_or(format!("{program} has no place in its function"))?;
-        Ok::<_, String>(Point {
+    for (program, function) in [("py_context_copied", copy), ("py_context_new", empty)] {
+        points.push(Point {
             program,
-            offset,
+            offset: binary.offset(function.address).ok_or("no offset")?,
             cookie: 0,
-        })
-    };
-    let at_return = |program, function: Function| {
-        let offset = binary.offset(function.address).ok_or("no offset")?;
-        Ok::<_, String>(Point {
-            program,
-            offset,
-            cookie: 0,
-        })
-    };
-    debug_assert!(SYSV_ARGUMENTS.starts_with(&[Register::RDI, Register::RSI]));
-    Ok(vec![
-        probe("py_context_enter", enter)?,
-        probe("py_context_exit", exit)?,
-        at_return("py_context_copied", copy)?,
-        at_return("py_context_new", empty)?,
-    ])
+        });
+    }
+    Ok(points)
 }
 
-/// Functions that this one calls or goes on in.
+/// Where the current context changes: in functions that `Context.run` and the exported ones share, or, where the
+/// compiler put them into it, in `Context.run` itself.
+fn changes(binary: &Binary, run: Function) -> Result<Vec<Point>, String> {
+    let inner = calls(binary, run);
+    let shared = |exported: &str| {
+        let common: Vec<Function> = calls(binary, binary.symbol(exported)?)
+            .into_iter()
+            .filter(|f| inner.contains(f))
+            .collect();
+        match common[..] {
+            [function] => binary.probe(function, SYSV_ARGUMENTS.get(..2)?),
+            _ => None,
+        }
+    };
+    if let (Some((_, enter)), Some((_, exit))) = (shared("PyContext_Enter"), shared("PyContext_Exit")) {
+        let point = |program, offset| Point {
+            program,
+            offset,
+            cookie: 0,
+        };
+        return Ok(vec![point("py_context_enter", enter), point("py_context_exit", exit)]);
+    }
+    let code = binary.code(run).ok_or("Context.run is not code")?;
+    let all: Vec<Instruction> = code.instructions().collect();
+    let place = |i: &Instruction| (i.memory_base(), i.memory_displacement64());
+    let stores: Vec<usize> = (0..all.len())
+        .filter(|n| all.get(*n).is_some_and(stores_word))
+        .collect();
+    // Given twice, read at least twice: the thread state's current context.
+    let twice: Vec<usize> = stores
+        .iter()
+        .copied()
+        .filter(|n| {
+            all.get(*n).is_some_and(|i| {
+                let same = |m: &&usize| all.get(**m).is_some_and(|other| place(other) == place(i));
+                let reads = all.iter().filter(|other| reads_word(other) && place(other) == place(i));
+                stores.iter().filter(same).count() == 2 && reads.count() >= 2
+            })
+        })
+        .collect();
+    let [enter, exit] = twice[..] else {
+        return Err("where Context.run changes the current context is not clear".to_owned());
+    };
+    let mut points = Vec::new();
+    for store in [enter, exit] {
+        let held = all.get(store).ok_or("no store")?.op1_register();
+        let rest = all.get(store + 1..).unwrap_or_default();
+        let branch = rest
+            .iter()
+            .take(12)
+            .take_while(|i| i.op0_kind() != OpKind::Register || i.op0_register().full_register() != held)
+            .find(|i| i.flow_control() != FlowControl::Next)
+            .filter(|i| i.flow_control() == FlowControl::ConditionalBranch)
+            .ok_or("Context.run has no place after it changes the current context")?;
+        points.push(Point {
+            program: "py_context_set",
+            offset: binary.offset(branch.ip()).ok_or("no offset")?,
+            cookie: u64::try_from(held.number()).unwrap_or(u64::MAX),
+        });
+    }
+    Ok(points)
+}
+
+/// `mov [register + displacement], register`, eight bytes
+fn stores_word(i: &Instruction) -> bool {
+    i.mnemonic() == Mnemonic::Mov
+        && i.op0_kind() == OpKind::Memory
+        && i.op1_kind() == OpKind::Register
+        && i.op1_register().size() == 8
+        && i.memory_index() == Register::None
+        && i.memory_displacement64() >= 0x40
+        && i.memory_base() != Register::RSP
+}
+
+fn reads_word(i: &Instruction) -> bool {
+    i.mnemonic() == Mnemonic::Mov
+        && i.op1_kind() == OpKind::Memory
+        && i.op0_kind() == OpKind::Register
+        && i.memory_index() == Register::None
+}
+
+/// Functions that this one calls or goes on in, by way of the linkage table too.
 fn calls(binary: &Binary, function: Function) -> Vec<Function> {
     let mut found: Vec<Function> = binary
         .code(function)
         .map(|code| code.calls())
         .unwrap_or_default()
         .iter()
-        .filter_map(|call| binary.function_at(call.target).filter(|f| f.address == call.target))
+        .filter_map(|call| linked(binary, call.target).or_else(|| begins(binary, call.target)))
         .collect();
     found.sort_unstable();
     found.dedup();
     found
+}
+
+fn begins(binary: &Binary, address: u64) -> Option<Function> {
+    binary.function_at(address).filter(|f| f.address == address)
+}
+
+/// Where an entry of the linkage table leads: `jmp [rip + …]`, maybe after an `endbr64`.
+fn linked(binary: &Binary, address: u64) -> Option<Function> {
+    let jump = Code::new(address, binary.at(address, 16)?)
+        .instructions()
+        .take(2)
+        .find(|i| i.flow_control() == FlowControl::IndirectBranch && i.is_ip_rel_memory_operand())?;
+    let target = binary.pointers_at(&[jump.ip_rel_memory_address()]).pop()??;
+    begins(binary, target)
 }
 
 fn pointed(binary: &Binary, at: u64) -> Option<Function> {
@@ -159,13 +225,16 @@ mod tests {
 
     #[test]
     fn contexts_are_found_in_a_stripped_python() {
-        let Ok(binary) = Binary::open("/usr/bin/python3") else {
-            return;
-        };
-        if binary.variable("PyContext_Type").is_none() {
-            return;
+        let mut paths = vec!["/usr/bin/python3".to_owned()];
+        let more = std::env::var("TRACEWIRE_PYTHONS");
+        paths.extend(more.iter().flat_map(|list| list.split(':').map(str::to_owned)));
+        for path in paths {
+            let Ok(binary) = Binary::open(&path) else { continue };
+            if binary.variable("PyContext_Type").is_some() {
+                let points = places(&binary);
+                assert_eq!(points.as_ref().map(Vec::len), Ok(4), "{path} {points:x?}");
+                println!("{path} {points:x?}");
+            }
         }
-        let points = places(&binary);
-        assert_eq!(points.as_ref().map(Vec::len), Ok(4), "{points:?}");
     }
 }

@@ -15,9 +15,8 @@ use crate::binary::{Binary, Function, SYSV_ARGUMENTS};
 
 /// Offset of the endpoint in `grpc_chttp2_transport`, 1.51 to 1.85; the endpoint's table proves it at each use.
 const ENDPOINT: u32 = 0x18;
-/// Functions of `grpc_endpoint_vtable`, and which of them gives the descriptor.
-const TABLE: usize = 10;
-const GET_FD: usize = 8;
+/// Functions of `grpc_endpoint_vtable`: 11 of them until 1.64, then no `shutdown`. The last but one gives the descriptor.
+const TABLE: std::ops::RangeInclusive<usize> = 10..=11;
 /// One below the last identifier of a stream: the transport compares the next one with it.
 const LAST: u32 = 0x7fff_fffe;
 
@@ -276,7 +275,7 @@ fn endpoints(binary: &Binary, numbers: &mut Layout) -> Result<(), String> {
         .chunks_exact_mut(3);
     let mut any = false;
     for (table, functions) in binary.tables_of(TABLE) {
-        let Some((through, at)) = functions.get(GET_FD).and_then(|f| descriptor(binary, *f)) else {
+        let Some((through, at)) = functions.iter().rev().nth(1).and_then(|f| descriptor(binary, *f)) else {
             continue;
         };
         let (Ok(table), Some([first, second, third])) = (u32::try_from(table), room.next()) else {

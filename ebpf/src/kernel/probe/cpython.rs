@@ -9,7 +9,7 @@ use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use tracewire_common::link::{Unit, unit};
 
-use super::{register, watched};
+use super::{cookie, indexed, register, watched};
 use crate::kernel::context;
 use crate::kernel::memory::user;
 
@@ -61,6 +61,22 @@ pub fn py_context_exit(ctx: ProbeContext) -> u32 {
             }
             _ => {
                 let _ = PY_CURRENT.remove(tid());
+            }
+        }
+    }
+    0
+}
+
+/// The thread's state was just given its current context, which a register holds.
+#[uprobe]
+pub fn py_context_set(ctx: ProbeContext) -> u32 {
+    if watched().is_some() {
+        match indexed(&ctx, cookie(&ctx)) {
+            0 => {
+                let _ = PY_CURRENT.remove(tid());
+            }
+            context => {
+                let _ = PY_CURRENT.insert(tid(), context, 0);
             }
         }
     }

@@ -12,25 +12,24 @@
 //!
 //! Bias: a thread that works for several open calls at once serves none.
 
-use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_pid_tgid};
+use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::{map, uprobe};
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::ProbeContext;
 use tracewire_common::link::grpc_core::{FROM_TRANSPORT, MANY_THREADS, layout as at};
 use tracewire_common::link::{StreamKey, Unit, mechanism, runtime, unit};
 
-use super::{cpython, layout, register, watched};
-use crate::kernel::maps::{self, offset};
-use crate::kernel::memory::{kernel, user};
-use crate::kernel::{context, syscall};
+use super::{cookie, cpython, indexed, layout, register, watched};
+use crate::kernel::memory::user;
+use crate::kernel::{context, maps, socket, syscall};
 
 /// Operations of a batch that are looked at.
 const OPERATIONS: u64 = 8;
 /// `sizeof(grpc_op)`
 const OPERATION: u64 = 80;
-/// Bytes of a call that are searched for its arena, and how far before the call that may begin.
-const HEAD: usize = 8;
-const ARENA: u64 = 64 * 1024;
+/// Words of a call that are searched for its arena, and how far before the call that may begin.
+const HEAD: usize = 5;
+const ARENA: u64 = 16 * 1024;
 
 /// Bits by `grpc_op_type`.
 mod operation {
@@ -64,6 +63,10 @@ static GRPC_STREAMS: LruHashMap<Unit, u64> = LruHashMap::with_max_entries(16384,
 /// Served calls without a status so far.
 #[map]
 static GRPC_OPEN: LruHashMap<StreamKey, u64> = LruHashMap::with_max_entries(16384, 0);
+
+/// Which word at the head of a call is its arena, by process.
+#[map]
+static GRPC_ARENA_WORD: LruHashMap<u32, u32> = LruHashMap::with_max_entries(4096, 0);
 
 /// Threads that wait on a completion queue between two pieces of work.
 #[map]
@@ -142,7 +145,7 @@ fn identified(ctx: &ProbeContext, pid: u32) -> Option<()> {
     let unit = call(arena, pid);
     // SAFETY: the value is plain and written once for each call.
     let made = *unsafe { GRPC_MADE.get(unit) }?;
-    let _ = GRPC_MADE.remove(unit);
+    // It stays: each further attempt of the call has a stream of its own.
     let bias = register!(ctx, rip).wrapping_sub(u64::from(places[at::IDENTIFIER]));
     let connection = connection(transport, bias, places)?;
     if made.parent.is_some() {
@@ -172,7 +175,7 @@ fn batch(ctx: &ProbeContext, pid: u32) -> Option<()> {
             mask |= 1 << (user::<u32>(operations.wrapping_add(n * OPERATION))? & 31);
         }
     }
-    let unit = call(arena(address)?, pid);
+    let unit = call(arena(address, pid)?, pid);
     // SAFETY: a helper without arguments.
     let tid = unsafe { bpf_get_current_pid_tgid() } as u32;
     let request = context::of(&unit);
@@ -273,29 +276,59 @@ fn thread(tid: u32, pid: u32) -> Unit {
     }
 }
 
-/// The arena of a call: the one word at its head that points to shortly before it.
+/// The arena of a call: a word at its head. Which one, the first served call of the process tells, whose arena is
+/// known; until then it is the nearest address before the call, which joins nothing if it is another.
 #[inline(always)]
-fn arena(call: u64) -> Option<u64> {
-    let head = user::<[u64; HEAD]>(call)?;
-    let mut found = 0;
-    for word in head {
-        let before = call.wrapping_sub(word);
-        if before != 0 && before < ARENA {
-            if found != 0 && found != word {
-                return None;
-            }
-            found = word;
+fn arena(address: u64, pid: u32) -> Option<u64> {
+    let [_, first, second, third, fourth] = user::<[u64; HEAD]>(address)?;
+    // SAFETY: the value is an integer.
+    let known = unsafe { GRPC_ARENA_WORD.get(pid) }.copied().unwrap_or(0);
+    if known != 0 {
+        return Some(match known {
+            1 => first,
+            2 => second,
+            3 => third,
+            _ => fourth,
+        });
+    }
+    let mut nearest = ARENA;
+    for (word, number) in [(first, 1), (second, 2), (third, 3), (fourth, 4)] {
+        if context::of(&call(word, pid)).is_some() {
+            let _ = GRPC_ARENA_WORD.insert(pid, number, 0);
+            return Some(word);
+        }
+        let before = address.wrapping_sub(word);
+        if before != 0 && before < nearest {
+            nearest = before;
         }
     }
-    if found == 0 { None } else { Some(found) }
+    if nearest == ARENA {
+        None
+    } else {
+        Some(address - nearest)
+    }
 }
 
-/// The connection of a transport: its endpoint's file descriptor is a socket that is observed.
+/// The connection of a transport: its endpoint's file descriptor is a socket.
 #[inline(always)]
 fn connection(transport: u64, bias: u64, places: &[u32; runtime::LAYOUT]) -> Option<u64> {
-    let endpoint = user::<u64>(transport.wrapping_add(u64::from(places[at::ENDPOINT])))?;
+    // It stood a word earlier in some versions; the table of functions proves which it is.
+    let descriptor = descriptor(transport.wrapping_add(u64::from(places[at::ENDPOINT])), bias, places).or_else(|| {
+        descriptor(
+            transport.wrapping_add(u64::from(places[at::ENDPOINT]) - 8),
+            bias,
+            places,
+        )
+    });
+    // It may have moved nothing yet: a first call's header goes out with the preface.
+    syscall::sock(descriptor?).map(socket::name_at)
+}
+
+/// The file descriptor of the endpoint to which a member of a transport points.
+#[inline(always)]
+fn descriptor(member: u64, bias: u64, places: &[u32; runtime::LAYOUT]) -> Option<u32> {
+    let endpoint = user::<u64>(member)?;
     let table = user::<u64>(endpoint)?.wrapping_sub(bias);
-    let mut descriptor = None;
     for n in 0..at::TABLES {
         let place = at::TABLE + 3 * n;
         if u64::from(places[place]) == table && table != 0 {
@@ -303,40 +336,8 @@ fn connection(transport: u64, bias: u64, places: &[u32; runtime::LAYOUT]) -> Opt
             if places[place + 1] != 0 {
                 holder = user::<u64>(holder.wrapping_add(u64::from(places[place + 1])))?;
             }
-            descriptor = user::<u32>(holder.wrapping_add(u64::from(places[place + 2])));
+            return user::<u32>(holder.wrapping_add(u64::from(places[place + 2])));
         }
     }
-    let sk = syscall::sock(descriptor?)?;
-    let cookie = kernel::<u64>(sk.wrapping_add(offset!(sk_cookie) as u64)).unwrap_or(0);
-    let name = if cookie == 0 { sk } else { cookie };
-    maps::connection(name).map(|_| name)
-}
-
-#[inline(always)]
-fn cookie(ctx: &ProbeContext) -> u64 {
-    // SAFETY: the context is the program's own.
-    unsafe { bpf_get_attach_cookie(ctx.regs.cast()) }
-}
-
-/// A register by its number in instructions.
-#[inline(always)]
-fn indexed(ctx: &ProbeContext, number: u64) -> u64 {
-    match number {
-        0 => register!(ctx, rax),
-        1 => register!(ctx, rcx),
-        2 => register!(ctx, rdx),
-        3 => register!(ctx, rbx),
-        5 => register!(ctx, rbp),
-        6 => register!(ctx, rsi),
-        7 => register!(ctx, rdi),
-        8 => register!(ctx, r8),
-        9 => register!(ctx, r9),
-        10 => register!(ctx, r10),
-        11 => register!(ctx, r11),
-        12 => register!(ctx, r12),
-        13 => register!(ctx, r13),
-        14 => register!(ctx, r14),
-        15 => register!(ctx, r15),
-        _ => 0,
-    }
+    None
 }

@@ -13,13 +13,15 @@ pub mod grpc_core;
 pub mod name;
 pub mod tokio;
 
-use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
+use aya_ebpf::programs::ProbeContext;
 use tracewire_common::link::StreamKey;
 use tracewire_common::link::runtime::{self, LAYOUT};
 use tracewire_common::settings::watch;
 
+use crate::kernel::memory::opaque;
 use crate::kernel::socket::registers;
 use crate::kernel::{context, maps};
 
@@ -81,4 +83,35 @@ pub fn parent_of_written(connection: u64, stream: u32) -> Option<StreamKey> {
         return tokio::writing(pid, stream);
     }
     None
+}
+
+/// What the agent gave the probe.
+#[inline(always)]
+pub fn cookie(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the context is the program's own.
+    unsafe { bpf_get_attach_cookie(ctx.regs.cast()) }
+}
+
+/// A register by its number in instructions. All are read: a choice among places of the context is refused.
+#[inline(always)]
+pub fn indexed(ctx: &ProbeContext, number: u64) -> u64 {
+    let all = [
+        register!(ctx, rax),
+        register!(ctx, rcx),
+        register!(ctx, rdx),
+        register!(ctx, rbx),
+        0,
+        register!(ctx, rbp),
+        register!(ctx, rsi),
+        register!(ctx, rdi),
+        register!(ctx, r8),
+        register!(ctx, r9),
+        register!(ctx, r10),
+        register!(ctx, r11),
+        register!(ctx, r12),
+        register!(ctx, r13),
+        register!(ctx, r14),
+        register!(ctx, r15),
+    ];
+    all[(opaque(number) & 15) as usize]
 }
