@@ -137,6 +137,15 @@ impl Binary {
         entered
     }
 
+    /// Functions with a direct branch or call into `function` from outside.
+    pub fn branches_into(&self, function: Function) -> Vec<Function> {
+        let Entered { mut calls, jumps } = self.entered(function);
+        calls.extend(jumps);
+        calls.sort_unstable();
+        calls.dedup();
+        calls
+    }
+
     /// The function that refers to a C string which begins with `text`, the split-off cold part of it taken for the
     /// whole. None where several do.
     pub fn function_using(&self, text: &[u8]) -> Option<Function> {
