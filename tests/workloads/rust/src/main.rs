@@ -522,7 +522,7 @@ async fn drive(
     let mut channels = Vec::new();
     if scenario != "churn" {
         for _ in 0..connections.max(1) {
-            channels.push(connect(&target)?);
+            channels.push(connect(&target).map_err(|error| -> Box<dyn Error> { error })?);
         }
     }
     let shared = Arc::new((target, scenario, channels, AtomicUsize::new(0), log));
