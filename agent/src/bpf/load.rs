@@ -83,6 +83,8 @@ pub struct Request {
     pub threshold: u64,
     /// Contexts are written to outbound requests.
     pub inject: bool,
+    /// Even if followed sockets do not behave on this kernel.
+    pub inject_despite: bool,
 }
 
 /// The loaded and attached kernel side.
@@ -173,7 +175,9 @@ impl Kernel {
             match climb(&mut ebpf, rung, &kernel_types, recvmsg_parameters, &mut missing) {
                 Ok(()) => {
                     let probes = Probes::default();
-                    let injection = request.inject.then(|| inject::attach(&mut ebpf, rung));
+                    let injection = request
+                        .inject
+                        .then(|| inject::attach(&mut ebpf, rung, request.inject_despite));
                     return Ok(Kernel {
                         ebpf,
                         probes,

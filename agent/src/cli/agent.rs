@@ -88,6 +88,7 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
         rung: shared.hook,
         key: rand::random(),
         inject: shared.inject,
+        inject_despite: shared.inject_despite_trial,
         threshold: sampling.head.root.get(),
         ..Request::default()
     };
