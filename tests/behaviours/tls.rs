@@ -59,8 +59,6 @@ libraries! {
     encrypted_calls_in_java_are_told_as_they_were: Java,
     /// OpenSSL as a shared library.
     encrypted_calls_in_cpp_are_told_as_they_were: Cpp,
-    /// rustls.
-    encrypted_calls_in_rust_are_told_as_they_were: Rust,
 }
 
 #[test]
