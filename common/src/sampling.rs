@@ -12,6 +12,7 @@ pub const MAX: u64 = 1 << 56;
 
 /// Hexadecimal digits of a threshold, leading `f`s aside: the ratio's relative error
 /// stays below 2⁻¹⁶.
+#[cfg(not(target_arch = "bpf"))]
 const PRECISION: u32 = 5;
 
 /// Digits of a whole threshold.

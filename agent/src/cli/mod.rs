@@ -125,7 +125,7 @@ impl Selection {
             }
         }
         Selector::new(&all.executable, &all.port, &all.service)
-            .map_err(|e| Failure::Usage(format!("{e}; see `tracewire run --help` on GLOB")))
+            .map_err(|e| Failure::Usage(format!("run: {e}; see `tracewire run --help` on GLOB")))
     }
 }
 

@@ -155,6 +155,8 @@ pub fn joined(elided: &[u8]) -> Frames {
             Some(last) if open && head.kind == frame::HEAD => {
                 last.3.extend(payload);
                 last.1 = head.flags;
+                // The number that counts is the last piece's: only then it is known what the head is.
+                last.2 = head.stream;
             }
             _ => frames.push((head.kind, head.flags, head.stream, payload.to_vec())),
         }

@@ -6,7 +6,7 @@
 //! it is named with its reason, and costs only itself.
 //!
 //! A new runtime is a file here that implements [`Runtime`], a line in
-//! [`runtimes`], and its programs in the kernel side's `probe/`.
+//! `runtimes`, and its programs in the kernel side's `probe/`.
 
 use std::collections::{HashMap, HashSet};
 use std::io;

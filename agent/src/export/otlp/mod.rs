@@ -2,7 +2,7 @@
 //! bounded queue takes what it can, a background task sends it in batches, and
 //! what finds no room, no receiver or no time is dropped and counted by cause.
 //!
-//! Encoded directly ([`encode`]), tested against opentelemetry-proto's messages,
+//! Encoded directly (`encode`), tested against opentelemetry-proto's messages,
 //! instead of opentelemetry-otlp's `SpanExporter`, which takes one resource a request
 //! (the agent has one a process), tells nobody how many spans a partial
 //! success left out, and gives up retrying after one request's timeout.

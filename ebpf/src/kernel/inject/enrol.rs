@@ -18,8 +18,7 @@ const ACTIVE_ESTABLISHED: u32 = 4;
 /// Something happened to a socket.
 #[inline(always)]
 pub fn event(ops: *mut bpf_sock_ops) {
-    // SAFETY: the program's own context. Volatile, so that no two loads become one that the verifier refuses.
-    match unsafe { core::ptr::read_volatile(&raw const (*ops).op) } {
+    match member!(ops, op) {
         TCP_CONNECT => connects(ops),
         ACTIVE_ESTABLISHED => established(ops),
         _ => {}
@@ -56,8 +55,7 @@ fn established(ops: *mut bpf_sock_ops) {
         return;
     }
     out.enrolling = 0;
-    // SAFETY: as above.
-    out.next = unsafe { core::ptr::read_volatile(&raw const (*ops).snd_nxt) };
+    out.next = member!(ops, snd_nxt);
     let sockets = (&raw const SOCKETS).cast_mut().cast();
     // SAFETY: the map is a sockhash with keys of eight bytes.
     let refused = unsafe { bpf_sock_hash_update(ops, sockets, (&raw mut cookie).cast(), u64::from(BPF_ANY)) } != 0;

@@ -50,10 +50,8 @@ struct Run {
 
 #[inline(always)]
 fn bounds(msg: *const sk_msg_md) -> (usize, usize) {
-    // SAFETY: the program's own context; volatile, since helpers move what it points to.
-    let data = unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_1.data) };
-    // SAFETY: as above.
-    let end = unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_2.data_end) };
+    let data = member!(msg, __bindgen_anon_1.data);
+    let end = member!(msg, __bindgen_anon_2.data_end);
     (data as usize, end as usize)
 }
 
@@ -70,8 +68,7 @@ pub fn passes(msg: *mut sk_msg_md) -> u32 {
 
 #[inline(always)]
 fn try_passes(msg: *mut sk_msg_md) -> Option<u32> {
-    // SAFETY: the program's own context.
-    let socket = unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_3.sk) };
+    let socket = member!(msg, __bindgen_anon_3.sk);
     // The verifier lets nobody calculate with a socket's address: read from memory it is just a number.
     let sk = kernel::<u64>((&raw const socket) as u64)?;
     let at = |offset: usize| sk.wrapping_add(offset as u64);
@@ -83,8 +80,7 @@ fn try_passes(msg: *mut sk_msg_md) -> Option<u32> {
         return None;
     }
     let sequence = kernel::<u32>(at(offset!(tcp_write_seq)))?;
-    // SAFETY: the program's own context.
-    let size = unsafe { core::ptr::read_volatile(&raw const (*msg).size) };
+    let size = member!(msg, size);
     // SAFETY: a live element of a map, which only the socket's holder writes.
     let out = unsafe { &mut *out_at };
     out.begin(size, sequence);
@@ -299,8 +295,7 @@ impl Message for Run {
         let bytes = [(length >> 16) as u8, (length >> 8) as u8, length as u8];
         // SAFETY: inside the message (just checked, as the verifier asks).
         unsafe { (data as *mut [u8; 3]).write_unaligned(bytes) };
-        // SAFETY: the program's own context.
-        let size = unsafe { core::ptr::read_volatile(&raw const (*self.msg).size) };
+        let size = member!(self.msg, size);
         let end = length + 9;
         // Bytes that lie apart would go out as segments of their own. If it fails they do.
         self.pull(0, if size <= CONTIGUOUS { size } else { end });

@@ -68,7 +68,9 @@ pub extern "C" fn contexts(slot: u32) -> u32 {
             i += 1;
         }
     }
-    let _ = INBOUND.insert(connection, &parts.inbound, 0);
+    // By reference: a copy of it would not fit the stack.
+    let inbound: &Inbound = &parts.inbound;
+    let _ = INBOUND.insert(connection, inbound, 0);
     1
 }
 

@@ -239,7 +239,8 @@ pub fn thread(unit: &Unit, make: bool) -> Option<*mut Thread> {
     if let Some(thread) = TLS_UNITS.get_ptr_mut(unit) {
         return Some(thread);
     }
-    if !make || TLS_UNITS.insert(unit, &Thread::EMPTY, 0).is_err() {
+    let empty: &Thread = &Thread::EMPTY;
+    if !make || TLS_UNITS.insert(unit, empty, 0).is_err() {
         return None;
     }
     TLS_UNITS.get_ptr_mut(unit)
@@ -272,7 +273,8 @@ pub fn session(key: &SessionKey, flags: u32) -> Option<*mut Session> {
         named: 0,
         flags,
     };
-    if TLS_SESSIONS.insert(key, &new, 0).is_err() {
+    let new: &Session = &new;
+    if TLS_SESSIONS.insert(key, new, 0).is_err() {
         maps::count(Fault::ConnectionsFull);
         return None;
     }
