@@ -262,6 +262,7 @@ impl Pipeline {
 
     /// Reads what is there.
     fn turn(&mut self) {
+        self.kernel.settle_probes();
         let Pipeline {
             reader,
             core,
@@ -290,7 +291,7 @@ impl Pipeline {
                             metrics.started(&resource);
                         }
                         kernel.watch(pid);
-                        kernel.probe(pid);
+                        kernel.probe_soon(pid);
                     } else {
                         named.watched.remove(&pid);
                         named.known.remove(&pid);
@@ -302,7 +303,7 @@ impl Pipeline {
                     if named.watched.insert(child) {
                         metrics.started(&resource);
                     }
-                    kernel.probe(child);
+                    kernel.probe_soon(child);
                 }
                 Event::Listen { pid, port } => {
                     tracing::debug!(pid, port, "chosen by its port");
@@ -310,7 +311,7 @@ impl Pipeline {
                     if named.watched.insert(pid) {
                         metrics.started(&resource);
                     }
-                    kernel.probe(pid);
+                    kernel.probe_soon(pid);
                 }
                 Event::Tls { pid } => kernel.encrypted(pid),
                 Event::Exit { pid, time_ns, status } => {

@@ -223,6 +223,16 @@ impl Kernel {
         self.probes.process(&mut self.ebpf, pid);
     }
 
+    /// The same, but files that were never looked at are looked at beside.
+    pub fn probe_soon(&mut self, pid: u32) {
+        self.probes.process_soon(&mut self.ebpf, pid);
+    }
+
+    /// Puts probes in the files that were looked at meanwhile.
+    pub fn settle_probes(&mut self) {
+        self.probes.settle(&mut self.ebpf);
+    }
+
     /// An observed process opened a connection: it may have loaded a library since it was looked at.
     pub fn connected(&mut self, pid: u32) {
         self.probes.connected(&mut self.ebpf, pid);

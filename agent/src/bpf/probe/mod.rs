@@ -11,6 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -215,12 +216,55 @@ pub struct Counts {
     pub lacking: u64,
 }
 
+/// A thread that looks at files: a large one takes a good part of a second, in which the ring
+/// buffer's reader would hear of processes that are gone by then.
+#[derive(Default)]
+struct Looker {
+    ways: Option<(Sender<Mapped>, Receiver<Looked>)>,
+}
+
+/// A file, and what was found in it.
+type Looked = (Mapped, Vec<(u32, Found)>);
+
+impl Looker {
+    /// Asks for a file; false: it can't be looked at beside.
+    fn ask(&mut self, file: Mapped) -> bool {
+        if self.ways.is_none() {
+            let (send, asked) = channel::<Mapped>();
+            let (answer, receive) = channel();
+            let thread = std::thread::Builder::new()
+                .name("tracewire-look".into())
+                .spawn(move || {
+                    let runtimes = runtimes();
+                    for file in asked {
+                        let found = look_at(&runtimes, &file);
+                        if answer.send((file, found)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            if thread.is_err() {
+                return false;
+            }
+            self.ways = Some((send, receive));
+        }
+        self.ways.as_ref().is_some_and(|(send, _)| send.send(file).is_ok())
+    }
+
+    fn answer(&self) -> Option<Looked> {
+        self.ways.as_ref()?.1.try_recv().ok()
+    }
+}
+
 /// All probes of the agent.
 pub struct Probes {
     runtimes: Vec<Box<dyn Runtime>>,
     files: HashMap<FileId, Probed>,
     /// Files that no runtime wants, so that they are looked at once.
     plain: HashSet<FileId>,
+    /// Files that are being looked at, and who runs them.
+    awaited: HashMap<FileId, HashSet<u32>>,
+    looker: Looker,
     /// When to look again at a process that opens connections, and how long to wait after that.
     looked: HashMap<u32, (Instant, Duration)>,
     counts: Counts,
@@ -232,6 +276,8 @@ impl Default for Probes {
             runtimes: runtimes(),
             files: HashMap::new(),
             plain: HashSet::new(),
+            awaited: HashMap::new(),
+            looker: Looker::default(),
             looked: HashMap::new(),
             counts: Counts::default(),
         }
@@ -247,38 +293,75 @@ const PLAIN: usize = 4096;
 impl Probes {
     /// Puts probes in what a process runs now. May be called again, since libraries come later.
     pub fn process(&mut self, ebpf: &mut Ebpf, pid: u32) {
-        // A process that is gone needs none.
-        let Ok(files) = mapped(pid) else { return };
-        for file in files {
-            if self.plain.contains(&file.id) {
-                continue;
-            }
-            if let Some(probed) = self.files.get_mut(&file.id) {
-                if probed.processes.insert(pid) {
-                    tell(ebpf, pid, &probed.found);
-                }
-                continue;
-            }
+        for file in self.unknown(ebpf, pid) {
             let found = look_at(&self.runtimes, &file);
-            if found.is_empty() {
-                if self.plain.len() >= PLAIN {
-                    self.plain.clear();
-                }
-                self.plain.insert(file.id);
+            self.place(ebpf, &file, found, HashSet::from([pid]));
+        }
+    }
+
+    /// The same without waiting for files that were never looked at: see [`Probes::settle`].
+    pub fn process_soon(&mut self, ebpf: &mut Ebpf, pid: u32) {
+        for file in self.unknown(ebpf, pid) {
+            if let Some(awaiting) = self.awaited.get_mut(&file.id) {
+                awaiting.insert(pid);
                 continue;
             }
-            let links = self.attach(ebpf, &file, &found);
-            // Behind the probes, for what is told makes the process an observed one.
-            tell(ebpf, pid, &found);
-            self.files.insert(
-                file.id,
-                Probed {
-                    found,
-                    links,
-                    processes: HashSet::from([pid]),
-                },
-            );
+            let id = file.id;
+            if self.looker.ask(file) {
+                self.awaited.insert(id, HashSet::from([pid]));
+            }
         }
+    }
+
+    /// Puts probes in files that have been looked at meanwhile.
+    pub fn settle(&mut self, ebpf: &mut Ebpf) {
+        while let Some((file, found)) = self.looker.answer() {
+            let processes = self.awaited.remove(&file.id).unwrap_or_default();
+            // Where nobody runs it any more, it may not even have been read.
+            if !processes.is_empty() && file.path.exists() && !self.files.contains_key(&file.id) {
+                self.place(ebpf, &file, found, processes);
+            }
+        }
+    }
+
+    /// The files of a process that were never looked at; in the others' probes it now takes part.
+    fn unknown(&mut self, ebpf: &mut Ebpf, pid: u32) -> Vec<Mapped> {
+        // A process that is gone needs none.
+        let mut files = mapped(pid).unwrap_or_default();
+        files.retain(|file| {
+            if self.plain.contains(&file.id) {
+                return false;
+            }
+            let Some(probed) = self.files.get_mut(&file.id) else {
+                return true;
+            };
+            if probed.processes.insert(pid) {
+                tell(ebpf, pid, &probed.found);
+            }
+            false
+        });
+        files
+    }
+
+    fn place(&mut self, ebpf: &mut Ebpf, file: &Mapped, found: Vec<(u32, Found)>, processes: HashSet<u32>) {
+        if found.is_empty() {
+            if self.plain.len() >= PLAIN {
+                self.plain.clear();
+            }
+            self.plain.insert(file.id);
+            return;
+        }
+        let links = self.attach(ebpf, file, &found);
+        // Behind the probes, for what is told makes the process an observed one.
+        for pid in &processes {
+            tell(ebpf, *pid, &found);
+        }
+        let probed = Probed {
+            found,
+            links,
+            processes,
+        };
+        self.files.insert(file.id, probed);
     }
 
     /// A process opened a connection: what it does that by may have been loaded since it was
@@ -287,7 +370,7 @@ impl Probes {
         let now = Instant::now();
         let (next, pause) = self.looked.get(&pid).copied().unwrap_or((now, AGAIN));
         if next <= now {
-            self.process(ebpf, pid);
+            self.process_soon(ebpf, pid);
             self.looked.insert(pid, (now + pause, (pause * 2).min(SELDOM)));
         }
     }
@@ -307,9 +390,16 @@ impl Probes {
     /// A process is gone or runs something else; the probes go with the last process of a file.
     pub fn gone(&mut self, ebpf: &mut Ebpf, pid: u32) {
         let Probes {
-            files, counts, looked, ..
+            files,
+            counts,
+            looked,
+            awaited,
+            ..
         } = self;
         looked.remove(&pid);
+        for awaiting in awaited.values_mut() {
+            awaiting.remove(&pid);
+        }
         files.retain(|_, probed| {
             if !probed.processes.remove(&pid) {
                 return true;
