@@ -15,6 +15,7 @@ use tracewire_common::event::kind;
 use crate::bpf::load::Kernel;
 use crate::bpf::ring::Reader;
 use crate::clock;
+use crate::connection::Transport;
 use crate::connection::record::Event;
 use crate::core::{Core, Processes};
 use crate::discover::Resource;
@@ -321,6 +322,8 @@ impl Pipeline {
                         ended.push_back((time_ns, pid));
                     }
                 }
+                // Unannounced, its pieces are not used either.
+                Event::Open { ref open, .. } if !kernel.unix && open.peer.transport == Transport::Unix => {}
                 Event::Open { ref header, .. }
                 | Event::Frames { ref header, .. }
                 | Event::Injected { ref header, .. } => {

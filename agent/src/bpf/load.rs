@@ -9,6 +9,7 @@ use tracewire_common::settings::{Settings, watch};
 
 use super::btf::{self, Btf};
 use super::inject::{self, Injection};
+use super::preempt;
 use super::probe::{self, Probes};
 use super::{OBJECT, privileges};
 
@@ -93,6 +94,8 @@ pub struct Kernel {
     probes: Probes,
     /// The rung that is in use.
     pub rung: Rung,
+    /// Whether what Unix sockets say can be relied on.
+    pub unix: bool,
     /// Abilities that are missing, with the reason.
     pub missing: Vec<(&'static str, String)>,
     /// How contexts are written, or why they are not; None: nobody asked.
@@ -174,6 +177,9 @@ impl Kernel {
         for rung in rungs {
             match climb(&mut ebpf, rung, &kernel_types, recvmsg_parameters, &mut missing) {
                 Ok(()) => {
+                    let unsure = preempt::unix_sockets_are_unsure(rung);
+                    let unix = unsure.is_none();
+                    missing.extend(unsure.map(|reason| ("Unix sockets", reason)));
                     let probes = Probes::default();
                     let injection = request
                         .inject
@@ -182,6 +188,7 @@ impl Kernel {
                         ebpf,
                         probes,
                         rung,
+                        unix,
                         missing,
                         injection,
                     });

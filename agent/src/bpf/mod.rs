@@ -8,6 +8,7 @@ pub mod btf;
 pub mod check;
 pub mod inject;
 pub mod load;
+mod preempt;
 pub mod privileges;
 pub mod probe;
 pub mod ring;
