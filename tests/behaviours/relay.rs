@@ -137,7 +137,12 @@ fn go_net_http_with_http2() -> Result<()> {
 fn what_the_wire_carries_is_what_the_spans_carry() -> Result<()> {
     let _turn = alone()?;
     for (what, kind) in [("grpc-go", Kind::GO), ("tonic", Kind::RUST)] {
-        let relayed = relay::run_with(Kind::GO, &[kind; 3], loads()[1], &["--inject", "--inject-despite-trial"])?;
+        let relayed = relay::run_with(
+            Kind::GO,
+            &[kind; 3],
+            loads()[1],
+            &["--inject", "--inject-despite-trial"],
+        )?;
         relayed.assert_linked(what, 1.0);
         relayed.assert_contexts(what);
     }

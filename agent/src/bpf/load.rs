@@ -181,6 +181,9 @@ impl Kernel {
                     let unix = unsure.is_none();
                     missing.extend(unsure.map(|reason| ("Unix sockets", reason)));
                     let probes = Probes::default();
+                    if request.choose_new {
+                        probes.ready(&mut ebpf);
+                    }
                     let injection = request
                         .inject
                         .then(|| inject::attach(&mut ebpf, rung, request.inject_despite));

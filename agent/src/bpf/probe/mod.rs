@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::MapData;
-use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
+use aya::programs::{Program, UProbe};
 use tracewire_common::link::runtime::{self, LAYOUT};
 use tracewire_common::settings::watch;
 
@@ -291,6 +291,22 @@ const SELDOM: Duration = Duration::from_secs(64);
 const PLAIN: usize = 4096;
 
 impl Probes {
+    /// Loads the programs of all runtimes now: the verifier would hold up the ring buffer's reader
+    /// later. One that is refused is named when it is needed.
+    pub fn ready(&self, ebpf: &mut Ebpf) {
+        // They first: what is loaded counts as prepared.
+        for runtime in &self.runtimes {
+            let _ = runtime.prepare(ebpf);
+        }
+        for (_, program) in ebpf.programs_mut() {
+            if let Program::UProbe(program) = program
+                && program.fd().is_err()
+            {
+                let _ = program.load();
+            }
+        }
+    }
+
     /// Puts probes in what a process runs now. May be called again, since libraries come later.
     pub fn process(&mut self, ebpf: &mut Ebpf, pid: u32) {
         for file in self.unknown(ebpf, pid) {
