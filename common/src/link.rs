@@ -59,7 +59,7 @@ pub struct Unit {
     pub id: u64,
     /// Process (tgid in the initial PID namespace).
     pub pid: u32,
-    /// One of [`unit`].
+    /// One of [`mod@unit`].
     pub kind: u32,
 }
 
