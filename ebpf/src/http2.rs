@@ -360,7 +360,8 @@ fn prefix<I: Io>(stream: u32, m: &mut Message, left_in_frame: u32, io: &mut I) {
         // Only where it lies whole in this frame: frames of other streams may follow it.
         0x80 if length <= WEB_TRAILER_LIMIT && length <= left_in_frame => {
             m.left = length;
-            m.state = 2;
+            // An empty one is over at once.
+            m.state = if length == 0 { 0 } else { 2 };
             io.put(Head {
                 length,
                 kind: frame::WEB_TRAILER,

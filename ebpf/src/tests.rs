@@ -297,6 +297,17 @@ fn grpc_web_trailers_come_out_whole() {
 }
 
 #[test]
+fn an_empty_grpc_web_trailer_ends_the_message_and_not_the_framing() {
+    let mut body = b"\x80\0\0\0\0".to_vec();
+    body.extend(message(2));
+    let mut s = crate::http2::PREFACE.to_vec();
+    s.extend(frame(frame::DATA, flag::END_STREAM, 1, &body));
+    s.extend(frame(frame::RST_STREAM, 0, 3, &[0, 0, 0, 8]));
+    let frames = same_at_every_cut(&s);
+    assert_eq!(frames.last().map(|f| (f.0, f.2)), Some((frame::RST_STREAM, 3)));
+}
+
+#[test]
 fn http1_requests_at_every_cut() {
     let mut s = b"POST /a HTTP/1.1\r\nHost: x\r\ncontent-LENGTH: 5\r\n\r\nhello".to_vec();
     s.extend(b"PATCH /b HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5;x=y\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\nT: v\r\n\r\n");

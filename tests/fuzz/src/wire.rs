@@ -122,7 +122,13 @@ impl Half {
         while !io.input.is_empty() && !self.dead {
             self.dead = self.flow.phase == phase::DEAD || step(shared, &mut self.flow, &mut io) != Step::More;
             steps += 1;
-            assert!(steps <= 4 * piece.len() + 64, "the framer does not come to an end");
+            assert!(
+                steps <= 4 * piece.len() + 64,
+                "the framer does not come to an end: phase {}, need {}, left {}",
+                self.flow.phase,
+                self.flow.need,
+                io.input.len()
+            );
         }
         elided.append(&mut io.out);
         self.streams = io.streams;
