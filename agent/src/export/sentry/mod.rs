@@ -30,8 +30,6 @@ mod limits;
 mod losses;
 pub mod otlp;
 mod subject;
-#[cfg(test)]
-mod tests;
 mod transaction;
 mod transport;
 mod words;
