@@ -61,6 +61,20 @@ pub type Truth = BTreeMap<(String, String), Call>;
 /// When a line is no call, or a call was written twice.
 pub fn read(path: &Path, into: &mut Truth) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    lines(&text, path, into)
+}
+
+/// The same of a log that is still written: without the line that has no end yet.
+///
+/// # Errors
+/// As there.
+pub fn read_whole_lines(path: &Path, into: &mut Truth) -> Result<()> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    lines(whole, path, into)
+}
+
+fn lines(text: &str, path: &Path, into: &mut Truth) -> Result<()> {
     for line in text.lines() {
         let call: Call = serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
         let key = (call.side.clone(), call.id.clone());

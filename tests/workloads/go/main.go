@@ -4,9 +4,9 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/rand"
 	"encoding/base32"
 	"encoding/binary"
 	"encoding/json"
@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -532,6 +533,13 @@ func drive(target, scenario string, total, concurrency, connections, rate int, c
 		}
 	}
 	var next atomic.Int64
+	// Asked to end, it makes no more calls.
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	go func() {
+		<-stop
+		next.Store(math.MaxInt32)
+	}()
 	var workers sync.WaitGroup
 	for range concurrency {
 		workers.Go(func() {
