@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use tracewire_common::event::Header;
+use tracewire_common::link::StreamKey;
 use tracewire_common::tls;
+use tracewire_common::trace::Context;
 
 use crate::attribute::Value;
 use crate::connection::record::Event;
@@ -78,6 +80,21 @@ impl Core {
     pub fn change(&mut self, head: Head, builder: Builder) {
         self.identities.sample(head);
         self.builder.change(builder);
+    }
+
+    /// Who decides over the traces that begin here.
+    pub fn head(&mut self) -> &mut Head {
+        self.identities.head()
+    }
+
+    /// The kernel writes contexts: what it can't decide is decided as early as it can be done.
+    pub fn decide_early(&mut self) {
+        self.identities.decide_early();
+    }
+
+    /// Served requests that the kernel could not decide over, with what was decided.
+    pub fn decided(&mut self) -> impl Iterator<Item = (StreamKey, Context)> {
+        self.identities.decided()
     }
 
     /// Takes one event.

@@ -118,6 +118,13 @@ impl Processes for Named {
     }
 }
 
+/// How the kernel decides over traces that begin in a process.
+fn tell_rule(kernel: &mut Kernel, core: &mut Core, pid: u32, resource: &Resource) {
+    if kernel.injects() {
+        kernel.decide_by(pid, core.head().rule(&resource.service_name));
+    }
+}
+
 impl Pipeline {
     /// Wires a loaded kernel side. None: its maps are not there.
     pub fn new(
@@ -160,6 +167,25 @@ impl Pipeline {
     /// Lets `sampler` choose among the spans; without it all are kept.
     pub fn sample(&mut self, sampler: Sampler) {
         self.sampler = sampler;
+        if self.kernel.injects() {
+            self.core.decide_early();
+        }
+        self.tell_rules();
+    }
+
+    /// Where the kernel writes contexts it decides by what the head says of each process.
+    fn tell_rules(&mut self) {
+        if !self.kernel.injects() {
+            return;
+        }
+        let head = self.core.head();
+        self.kernel.decide_by(0, head.rule_of_strangers());
+        for pid in &self.named.watched {
+            let Some(resource) = self.named.known.get(pid) else {
+                continue;
+            };
+            self.kernel.decide_by(*pid, head.rule(&resource.service_name));
+        }
     }
 
     /// Where changes are sent to.
@@ -172,6 +198,7 @@ impl Pipeline {
         self.core
             .change(Head::new(change.sampling.head.clone()), change.builder);
         self.sampler = Sampler::new(change.sampling);
+        self.tell_rules();
         self.chooser = change.chooser;
         for port in change.ports {
             if !self.kernel.choose_port(port) {
@@ -199,6 +226,7 @@ impl Pipeline {
         if self.named.watched.insert(pid) {
             self.metrics.started(&resource);
         }
+        tell_rule(&mut self.kernel, &mut self.core, pid, &resource);
         // The probes first, so that they are there when the first request is seen.
         self.kernel.probe(pid);
         self.kernel.watch(pid)
@@ -291,6 +319,7 @@ impl Pipeline {
                         if named.watched.insert(pid) {
                             metrics.started(&resource);
                         }
+                        tell_rule(kernel, core, pid, &resource);
                         kernel.watch(pid);
                         kernel.probe_soon(pid);
                     } else {
@@ -301,6 +330,7 @@ impl Pipeline {
                 }
                 Event::Fork { child, .. } => {
                     let resource = named.resource(child);
+                    tell_rule(kernel, core, child, &resource);
                     if named.watched.insert(child) {
                         metrics.started(&resource);
                     }
@@ -309,6 +339,7 @@ impl Pipeline {
                 Event::Listen { pid, port } => {
                     tracing::debug!(pid, port, "chosen by its port");
                     let resource = named.resource(pid);
+                    tell_rule(kernel, core, pid, &resource);
                     if named.watched.insert(pid) {
                         metrics.started(&resource);
                     }
@@ -317,6 +348,7 @@ impl Pipeline {
                 Event::Tls { pid } => kernel.encrypted(pid),
                 Event::Exit { pid, time_ns, status } => {
                     kernel.unprobe(pid);
+                    kernel.undecide(pid);
                     if named.watched.remove(&pid) {
                         metrics.ended(&named.resource(pid), status);
                         ended.push_back((time_ns, pid));
@@ -336,6 +368,9 @@ impl Pipeline {
                             recorder.record(record);
                         }
                         core.event(event, named, spans);
+                        for (request, context) in core.decided() {
+                            kernel.decided(&request, &context);
+                        }
                     }
                 }
                 Event::Close { .. } | Event::Link { .. } | Event::Name { .. } => {
@@ -352,6 +387,12 @@ impl Pipeline {
             recorder.tick(now, count);
         }
         self.core.tick(now, &mut self.named, &mut self.spans);
+        for (request, context) in self.core.decided() {
+            self.kernel.decided(&request, &context);
+        }
+        if self.core.head().moved() {
+            self.tell_rules();
+        }
         while let Some((time_ns, pid)) = self.ended.front().copied()
             && time_ns + AFTERLIFE < now
         {

@@ -24,10 +24,13 @@ pub enum Fate {
     NoContext = 8,
     /// The framing of the connection is not proven.
     Unproven = 9,
+    /// Whether its trace is sampled depends on what the kernel does not know, and the agent has
+    /// not said it yet.
+    Undecided = 10,
 }
 
 /// Number of fates.
-pub const COUNT: u32 = 10;
+pub const COUNT: u32 = 11;
 
 /// Names for metrics and messages, by index.
 pub const NAMES: [&str; COUNT as usize] = [
@@ -41,4 +44,5 @@ pub const NAMES: [&str; COUNT as usize] = [
     "rolled_back",
     "no_context",
     "unproven",
+    "undecided",
 ];

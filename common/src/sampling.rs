@@ -141,6 +141,58 @@ impl Threshold {
     }
 }
 
+/// How the head decision is made over the requests of a process, in one number for the kernel:
+/// the threshold, and what the kernel can't decide by it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule(u64);
+
+impl Rule {
+    const UNDECIDED: u64 = 1 << 62;
+    const UNTRUSTED: u64 = 1 << 63;
+
+    /// `undecided`: whether a trace that begins here is kept depends on more than its id, and the
+    /// threshold means nothing. `untrusted`: so does that of one which a caller began.
+    pub const fn new(threshold: Threshold, undecided: bool, untrusted: bool) -> Self {
+        let mut bits = threshold.0;
+        if undecided {
+            bits |= Self::UNDECIDED;
+        }
+        if untrusted {
+            bits |= Self::UNTRUSTED;
+        }
+        Rule(bits)
+    }
+
+    /// As it lies in the map.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Of what lies in the map.
+    #[inline(always)]
+    pub const fn of(bits: u64) -> Self {
+        Rule(bits)
+    }
+
+    /// Whether a trace that begins here is kept, if the id alone decides.
+    #[inline(always)]
+    pub const fn keeps(self, trace_id: &[u8; 16]) -> bool {
+        sampled(trace_id, self.0 & !(Self::UNDECIDED | Self::UNTRUSTED))
+    }
+
+    /// Whether the id does not decide over a trace that begins here.
+    #[inline(always)]
+    pub const fn is_undecided(self) -> bool {
+        self.0 & Self::UNDECIDED != 0
+    }
+
+    /// Whether a caller's flag is not simply obeyed.
+    #[inline(always)]
+    pub const fn is_untrusted(self) -> bool {
+        self.0 & Self::UNTRUSTED != 0
+    }
+}
+
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Reads the value of `rv`: an explicit randomness of exactly 14 lower-case digits.
@@ -244,6 +296,16 @@ mod tests {
             let error = (Threshold::of_ratio(ratio).ratio() / ratio - 1.0).abs();
             assert!(error < 1.0 / 65_536.0, "{ratio}: {error}");
         }
+    }
+
+    #[test]
+    fn a_rule_of_a_process_is_one_number() {
+        for (undecided, untrusted) in [(false, false), (true, false), (false, true), (true, true)] {
+            let rule = Rule::of(Rule::new(Threshold::of_ratio(0.5), undecided, untrusted).get());
+            assert_eq!((rule.is_undecided(), rule.is_untrusted()), (undecided, untrusted));
+            assert!(rule.keeps(&id(MAX / 2)) && !rule.keeps(&id(MAX / 2 - 1)));
+        }
+        assert!(!Rule::new(Threshold::NEVER, false, true).keeps(&id(MAX - 1)));
     }
 
     #[test]

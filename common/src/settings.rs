@@ -123,8 +123,6 @@ pub struct Settings {
     pub match_ports: u32,
     /// Key of [`crate::trace::mint`], random for each start of the agent.
     pub key: [u64; 2],
-    /// Threshold of [`crate::sampling::sampled`].
-    pub threshold: u64,
     /// 1: contexts are written, so those that come in are read.
     pub inject: u32,
     /// Must be 0.
@@ -133,7 +131,7 @@ pub struct Settings {
 
 // SAFETY: u32 members only.
 unsafe impl Plain for Offsets {}
-const _: () = assert!(size_of::<Settings>() == 56);
+const _: () = assert!(size_of::<Settings>() == 48);
 
-// SAFETY: integers only; 56 bytes without padding (asserted above).
+// SAFETY: integers only; 48 bytes without padding (asserted above).
 unsafe impl Plain for Settings {}

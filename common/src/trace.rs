@@ -34,8 +34,10 @@ pub struct Context {
     pub flags: u8,
     /// 1: it had a context that could not be read, so nothing can hang below it.
     pub unknown: u8,
+    /// 1: `flags` are not the head decision, which the agent makes.
+    pub undecided: u8,
     /// Must be 0.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
 }
 
 /// Payload of [`crate::event::kind::INJECTED`]: a context that was written to the wire.
@@ -157,7 +159,8 @@ impl Injected {
             parent: [0; 8],
             flags: 0,
             unknown: 0,
-            reserved: [0; 6],
+            undecided: 0,
+            reserved: [0; 5],
         },
     };
 }

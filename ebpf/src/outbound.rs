@@ -159,8 +159,8 @@ pub trait Message {
     /// Whether the next `n` bytes are certain to fit the send buffer.
     fn room(&mut self, n: u32) -> bool;
     /// Finds the context of a request, [`Outbound::told`], and makes a field of it, [`Outbound::field`].
-    /// False: nobody knows.
-    fn context(&mut self, out: &mut Outbound) -> bool;
+    /// Else why there is none.
+    fn context(&mut self, out: &mut Outbound) -> Result<(), Fate>;
     /// Puts [`Outbound::field`] in at `at` and makes `length` the payload length of the
     /// frame that begins at 0.
     fn insert(&mut self, out: &mut Outbound, at: u32, length: u32) -> Inserted;
@@ -546,8 +546,8 @@ fn listed(out: &Outbound) -> bool {
 
 #[inline(always)]
 fn insert<M: Message>(out: &mut Outbound, message: &mut M, length: u32) -> Fate {
-    if !message.context(out) {
-        return Fate::NoContext;
+    if let Err(fate) = message.context(out) {
+        return fate;
     }
     let at = out.at;
     match message.insert(out, at, length) {

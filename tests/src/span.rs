@@ -31,6 +31,12 @@ pub struct Span {
     pub end_ns: u64,
     /// Status.
     pub status: Status,
+    /// W3C trace flags.
+    #[serde(default)]
+    pub flags: u8,
+    /// W3C `tracestate`.
+    #[serde(default)]
+    pub trace_state: String,
     /// By name.
     pub attributes: Map<String, Value>,
     /// By name.

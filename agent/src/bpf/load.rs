@@ -4,10 +4,14 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, FExit, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use tracewire_common::fault;
+use tracewire_common::link::StreamKey;
 use tracewire_common::plain::Plain;
+use tracewire_common::sampling::Rule;
 use tracewire_common::settings::{Settings, watch};
+use tracewire_common::trace::Context;
 
 use super::btf::{self, Btf};
+use super::head;
 use super::inject::{self, Injection};
 use super::preempt;
 use super::probe::{self, Probes};
@@ -80,8 +84,6 @@ pub struct Request {
     pub connections: u32,
     /// Key of all ids: [`tracewire_common::trace::mint`].
     pub key: [u64; 2],
-    /// Threshold of the head decision where the kernel makes it.
-    pub threshold: u64,
     /// Contexts are written to outbound requests.
     pub inject: bool,
     /// Even if followed sockets do not behave on this kernel.
@@ -135,7 +137,6 @@ impl Kernel {
             has_task_pt_regs: u32::from(version() >= (5, 15)),
             match_ports: u32::from(request.match_ports),
             key: request.key,
-            threshold: request.threshold,
             inject: u32::from(request.inject),
             reserved: 0,
         };
@@ -220,8 +221,29 @@ impl Kernel {
         })
     }
 
+    /// How the kernel decides over traces that begin in a process; 0: in those of which nothing was said.
+    pub fn decide_by(&mut self, pid: u32, rule: Rule) -> bool {
+        head::decide_by(&mut self.ebpf, pid, rule)
+    }
+
+    /// What was decided over the trace of a served request that the kernel left undecided.
+    pub fn decided(&mut self, request: &StreamKey, context: &Context) {
+        head::decided(&mut self.ebpf, request, context);
+    }
+
+    /// A process is gone.
+    pub fn undecide(&mut self, pid: u32) {
+        head::forget(&mut self.ebpf, pid);
+    }
+
+    /// Whether contexts are written.
+    pub fn injects(&self) -> bool {
+        matches!(self.injection, Some(Ok(_)))
+    }
+
     /// Observes a process no more.
     pub fn unwatch(&mut self, pid: u32) {
+        head::forget(&mut self.ebpf, pid);
         if let Some(mut processes) = self.processes() {
             // Absent is as good as removed.
             let _ = processes.remove(&pid);

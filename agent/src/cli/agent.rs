@@ -89,7 +89,6 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
         key: rand::random(),
         inject: shared.inject,
         inject_despite: shared.inject_despite_trial,
-        threshold: sampling.head.root.get(),
         ..Request::default()
     };
     Ok(Prepared {

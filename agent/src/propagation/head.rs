@@ -5,12 +5,16 @@
 //!
 //! A rate limit is a threshold too: that at which the rate seen of late would
 //! come to the limit.
+//!
+//! Where contexts are written, the kernel makes the decision, by the number that
+//! [`Head::rule`] gives for a process. What depends on more than the process
+//! is decided here alone, and the kernel waits for it.
 
 use std::sync::Arc;
 
 use globset::GlobMatcher;
 use rustc_hash::FxHashMap;
-use tracewire_common::sampling::{Threshold, randomness};
+use tracewire_common::sampling::{self, Threshold, randomness};
 use tracewire_common::trace::{RANDOM, SAMPLED};
 
 use super::tracestate;
@@ -20,6 +24,8 @@ use crate::span::TraceId;
 const SERVICES: usize = 1024;
 /// Over how long the rate is averaged, ns.
 const WINDOW: f64 = 10e9;
+/// How long a threshold for a rate holds, ns.
+const HOLDS: u64 = 100_000_000;
 
 /// Whose sampled flag is obeyed. A parent's ids are carried on either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -110,6 +116,8 @@ pub struct Head {
     rates: FxHashMap<Arc<str>, Rate>,
     /// `tracestate` of the thresholds that came lately.
     states: FxHashMap<u64, Arc<str>>,
+    /// A threshold for a rate is another than before.
+    moved: bool,
 }
 
 impl Head {
@@ -181,6 +189,32 @@ impl Head {
             .keeps_randomness(given.unwrap_or_else(|| randomness(trace_id)))
     }
 
+    /// How the kernel decides over traces that begin in a service, where it writes contexts.
+    pub fn rule(&self, service: &str) -> sampling::Rule {
+        let mut rules = self.config.rules.iter();
+        let first = rules.find(|rule| rule.service.as_ref().is_none_or(|glob| glob.is_match(service)));
+        let share = first.map_or(Some(self.config.root), |rule| {
+            let by_service = rule.route.is_none() && rule.method.is_none();
+            rule.share.filter(|_| by_service)
+        });
+        let limited = self.rates.get(service).map(|rate| rate.threshold);
+        let threshold = share
+            .unwrap_or(Threshold::NEVER)
+            .max(limited.unwrap_or(Threshold::ALWAYS));
+        sampling::Rule::new(threshold, share.is_none(), self.config.trust != Trust::All)
+    }
+
+    /// The same for processes whose service is not known yet.
+    pub fn rule_of_strangers(&self) -> sampling::Rule {
+        let depends = self.config.rate_limit.is_some() || !self.config.rules.is_empty();
+        sampling::Rule::new(self.config.root, depends, self.config.trust != Trust::All)
+    }
+
+    /// Whether [`Head::rule`] may be another than when this was asked last.
+    pub fn moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
     fn threshold(&mut self, facts: &Facts<'_>) -> Threshold {
         let rules = &self.config.rules;
         let share = rules.iter().find(|rule| rule.fits(facts)).and_then(|rule| rule.share);
@@ -201,7 +235,10 @@ impl Head {
         let Some(rate) = self.rates.get_mut(facts.service) else {
             return Threshold::ALWAYS;
         };
-        Threshold::of_ratio(limit / rate.arrived(facts.now_ns))
+        let before = rate.threshold;
+        rate.arrived(facts.now_ns, limit);
+        self.moved |= rate.threshold != before;
+        rate.threshold
     }
 
     fn state(&mut self, threshold: Threshold) -> Option<Arc<str>> {
@@ -234,17 +271,32 @@ impl Rule {
 }
 
 /// How often something comes: exponentially weighted counts and times.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rate {
     count: f64,
     ns: f64,
     last_ns: Option<u64>,
+    /// Keeps as many as are wanted; of `since_ns`.
+    threshold: Threshold,
+    since_ns: u64,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Rate {
+            count: 0.0,
+            ns: 0.0,
+            last_ns: None,
+            threshold: Threshold::ALWAYS,
+            since_ns: 0,
+        }
+    }
 }
 
 impl Rate {
-    /// One more came; the rate by now, a second.
+    /// One more came, of which `limit` a second are wanted.
     #[expect(clippy::cast_precision_loss, reason = "an average")]
-    fn arrived(&mut self, now_ns: u64) -> f64 {
+    fn arrived(&mut self, now_ns: u64, limit: f64) {
         let passed = match self.last_ns {
             Some(last) => now_ns.saturating_sub(last) as f64,
             // Nothing is known yet: as if it came once a window.
@@ -254,10 +306,10 @@ impl Rate {
         let weight = (-passed / WINDOW).exp();
         self.count = self.count * weight + 1.0;
         self.ns = self.ns * weight + passed;
-        if self.ns > 0.0 {
-            self.count / self.ns * 1e9
-        } else {
-            f64::INFINITY
+        // The kernel follows with a delay, so it must not move with each.
+        if now_ns.saturating_sub(self.since_ns) >= HOLDS {
+            self.since_ns = now_ns;
+            self.threshold = Threshold::of_ratio(limit * self.ns / self.count / 1e9);
         }
     }
 }
@@ -357,6 +409,50 @@ mod tests {
         assert_eq!(share("web", "POST", "/bank.v1.Ledger/Transfer"), 0.25);
         assert_eq!(share("web", "DELETE", "/orders/1"), 1.0);
         assert_eq!(share("web", "GET", "/orders"), 0.5);
+    }
+
+    #[test]
+    fn the_kernel_decides_alike_or_not_at_all() {
+        let rule = |service: Option<&str>, route: Option<&str>, share: f64| Rule {
+            service: service.and_then(glob),
+            route: route.and_then(glob),
+            method: None,
+            share: Some(Threshold::of_ratio(share)),
+        };
+        let mut head = Head::new(Config {
+            root: Threshold::of_ratio(0.01),
+            rules: vec![
+                rule(Some("pay*"), None, 1.0),
+                rule(Some("web"), Some("/healthz"), 0.0),
+                rule(Some("quiet"), None, 0.0),
+            ],
+            ..Config::default()
+        });
+        assert!(head.rule_of_strangers().is_undecided());
+        assert!(head.rule("web").is_undecided() && !head.rule("web").is_untrusted());
+        let mut random = StdRng::from_seed([9; 32]);
+        for service in ["payments", "quiet", "other"] {
+            let rule = head.rule(service);
+            assert!(!rule.is_undecided(), "{service}");
+            for _ in 0..1000 {
+                let id = random.random();
+                let facts = Facts {
+                    service,
+                    ..Facts::default()
+                };
+                assert_eq!(
+                    rule.keeps(&id),
+                    head.root(&id, &facts).flags & SAMPLED != 0,
+                    "{service}"
+                );
+            }
+        }
+        let untrusting = Head::new(Config {
+            trust: Trust::Private,
+            ..Config::default()
+        });
+        let rule = untrusting.rule_of_strangers();
+        assert!(rule.is_untrusted() && !rule.is_undecided() && rule.keeps(&[0; 16]));
     }
 
     #[test]

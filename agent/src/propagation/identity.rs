@@ -133,11 +133,17 @@ pub struct Identities {
     links: FxHashMap<StreamKey, Link>,
     links_order: VecDeque<StreamKey>,
     /// Contexts that were written to the wire, by the request that carries them.
-    pinned: FxHashMap<StreamKey, Context>,
+    pinned: FxHashMap<StreamKey, Injected>,
     pinned_order: VecDeque<StreamKey>,
-    /// Traces that contexts were written in, by the served request on whose behalf.
-    told: FxHashMap<StreamKey, TraceId>,
+    /// Traces that contexts were written in, and their flags, by the served request on whose behalf.
+    told: FxHashMap<StreamKey, (TraceId, u8)>,
     told_order: VecDeque<StreamKey>,
+    /// The kernel writes contexts, and asks where it can't decide.
+    asked: bool,
+    /// Served requests that it waits for.
+    undecided: VecDeque<StreamKey>,
+    /// What was decided of them.
+    decided: Vec<(StreamKey, Context)>,
     sent: HashSet<[u8; 24]>,
     sent_order: VecDeque<[u8; 24]>,
     waiting: VecDeque<Waiting>,
@@ -159,6 +165,9 @@ impl Identities {
             pinned_order: VecDeque::new(),
             told: FxHashMap::default(),
             told_order: VecDeque::new(),
+            asked: false,
+            undecided: VecDeque::new(),
+            decided: Vec::new(),
             sent: HashSet::new(),
             sent_order: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -169,6 +178,21 @@ impl Identities {
     /// Lets `head` decide over the traces that begin here; without it all are sampled.
     pub fn sample(&mut self, head: Head) {
         self.head = head;
+    }
+
+    /// Who decides over the traces that begin here.
+    pub fn head(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
+    /// The kernel writes contexts: decides over served requests as early as it can be done.
+    pub fn decide_early(&mut self) {
+        self.asked = true;
+    }
+
+    /// Served requests that the kernel could not decide over, with what was decided.
+    pub fn decided(&mut self) -> std::vec::Drain<'_, (StreamKey, Context)> {
+        self.decided.drain(..)
     }
 
     /// What was made of links and edges so far.
@@ -184,9 +208,10 @@ impl Identities {
     /// A context was written to the wire: what the wire carries is what the span carries.
     pub fn pin(&mut self, injected: &Injected) {
         let context = injected.context;
-        remember(&mut self.pinned, &mut self.pinned_order, injected.child, context);
+        remember(&mut self.pinned, &mut self.pinned_order, injected.child, *injected);
         if injected.parent.is_some() {
-            remember(&mut self.told, &mut self.told_order, injected.parent, context.trace_id);
+            let told = (context.trace_id, context.flags);
+            remember(&mut self.told, &mut self.told_order, injected.parent, told);
         }
     }
 
@@ -229,15 +254,53 @@ impl Identities {
                     context: None,
                 };
                 if self.requests.len() < OPEN + ENDED {
-                    self.requests.insert(key(role, connection, stream), request);
+                    let key = key(role, connection, stream);
+                    self.requests.insert(key, request);
+                    if self.asked && role == Role::Server && version == Version::Http2 {
+                        self.ask(key, start_ns, services);
+                    }
                 }
             }
             Output::Ended(exchange) => self.ended(exchange, services, out),
         }
     }
 
+    /// A request is served: decides over its trace if the kernel can't.
+    fn ask(&mut self, key: StreamKey, now_ns: u64, services: &mut impl Services) {
+        let Some(request) = self.requests.get(&key) else { return };
+        let rule = self.head.rule(&services.service(request.pid));
+        let asks = match request.wire {
+            Some(_) => rule.is_untrusted(),
+            None => rule.is_undecided(),
+        };
+        if asks && self.undecided.len() < WAITING {
+            self.undecided.push_back(key);
+            self.decide_settled(now_ns, services);
+        }
+    }
+
+    /// Decides over those whose place is certain by now.
+    fn decide_settled(&mut self, now_ns: u64, services: &mut impl Services) {
+        for _ in 0..self.undecided.len() {
+            let Some(key) = self.undecided.pop_front() else { return };
+            if !self.settled(key, now_ns, 0) {
+                self.undecided.push_back(key);
+            } else if let Some(context) = self.context(key, services, 0) {
+                let context = Context {
+                    trace_id: context.trace_id,
+                    span_id: context.span_id,
+                    parent: context.parent.unwrap_or_default(),
+                    flags: context.flags,
+                    ..Context::default()
+                };
+                self.decided.push((key, context));
+            }
+        }
+    }
+
     /// Lets go what waited long enough.
     pub fn tick(&mut self, now_ns: u64, services: &mut impl Services, out: &mut Vec<Identified>) {
+        self.decide_settled(now_ns, services);
         // Those that found their caller meanwhile, and those whose time is over. Time only
         // moves forward, so the first that still waits keeps the rest waiting too.
         while let Some(first) = self.waiting.pop_front() {
@@ -299,12 +362,11 @@ impl Identities {
             return true;
         }
         if key.direction == u32::from(direction::SEND) {
-            return request.wire.is_some()
-                || self.pinned.contains_key(&key)
-                || self
-                    .links
-                    .get(&key)
-                    .is_none_or(|link| self.settled(link.parent, now_ns, depth + 1));
+            let parent = match self.pinned.get(&key) {
+                Some(pinned) => Some(pinned.parent),
+                None => self.links.get(&key).map(|link| link.parent),
+            };
+            return request.wire.is_some() || parent.is_none_or(|parent| self.settled(parent, now_ns, depth + 1));
         }
         match self.caller(key, request) {
             Some(caller) => self.settled(caller, now_ns, depth + 1),
@@ -368,7 +430,7 @@ impl Identities {
         if let Some(caller) = caller
             && let Some(context) = self.context(caller, services, depth + 1)
             && wire.is_none_or(|w| w.trace_id == context.trace_id)
-            && self.told.get(&key).is_none_or(|trace| *trace == context.trace_id)
+            && self.told.get(&key).is_none_or(|(trace, _)| *trace == context.trace_id)
         {
             let start_ns = self.requests.get(&key).map_or(u64::MAX, |r| r.start_ns);
             if let Some(caller) = self.requests.get_mut(&caller)
@@ -410,8 +472,8 @@ impl Identities {
     ) -> SpanContext {
         let link = self.links.remove(&key);
         if let Some(pinned) = self.pinned.remove(&key) {
-            self.counts.linked += u64::from(pinned.parent != [0; 8]);
-            return self.injected(key, &pinned, services);
+            self.counts.linked += u64::from(pinned.parent.is_some());
+            return self.injected(key, &pinned, services, depth);
         }
         let Some(wire) = wire else {
             if let Some(link) = link
@@ -451,19 +513,23 @@ impl Identities {
     }
 
     /// The identity that was written to the wire.
-    fn injected(&mut self, key: StreamKey, pinned: &Context, services: &mut impl Services) -> SpanContext {
-        let child = pinned.parent != [0; 8];
-        let root = (!child).then(|| self.root(key, services));
+    fn injected(&mut self, key: StreamKey, pinned: &Injected, services: &mut impl Services, depth: u32) -> SpanContext {
+        let written = pinned.context;
+        let above = if pinned.parent.is_some() {
+            self.context(pinned.parent, services, depth + 1)
+        } else {
+            Some(self.root(key, services))
+        };
         SpanContext {
-            trace_id: pinned.trace_id,
-            span_id: pinned.span_id,
-            parent: child.then_some(pinned.parent),
+            trace_id: written.trace_id,
+            span_id: written.span_id,
+            parent: (written.parent != [0; 8]).then_some(written.parent),
             parent_is_remote: false,
-            flags: pinned.flags & SAMPLED | RANDOM,
+            flags: written.flags & SAMPLED | RANDOM,
             // What it says of the probability holds only if the kernel decided alike.
-            trace_state: root
-                .filter(|root| (root.flags ^ pinned.flags) & SAMPLED == 0)
-                .and_then(|root| root.trace_state),
+            trace_state: above
+                .filter(|above| above.trace_id == written.trace_id && (above.flags ^ written.flags) & SAMPLED == 0)
+                .and_then(|above| above.trace_state),
         }
     }
 
@@ -518,7 +584,14 @@ impl Identities {
 
     fn root(&mut self, key: StreamKey, services: &mut impl Services) -> SpanContext {
         let minted = mint(self.key, key.connection, key.stream, key.direction);
-        let decision = self.decide(key, services, |head, facts| head.root(&minted.trace_id, facts));
+        let mut decision = self.decide(key, services, |head, facts| head.root(&minted.trace_id, facts));
+        // What the kernel wrote below it is the decision: others obey it by now.
+        if let Some((_, told)) = self.told.get(&key)
+            && (told ^ decision.flags) & SAMPLED != 0
+        {
+            decision.flags ^= SAMPLED;
+            decision.trace_state = None;
+        }
         SpanContext {
             trace_id: minted.trace_id,
             span_id: minted.span_id,

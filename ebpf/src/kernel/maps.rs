@@ -218,7 +218,6 @@ static SETTINGS: Settings = Settings {
     has_task_pt_regs: 0,
     match_ports: 0,
     key: [0; 2],
-    threshold: 0,
     inject: 0,
     reserved: 0,
 };
@@ -265,13 +264,6 @@ pub fn key(half: usize) -> u64 {
     let member = unsafe { (&raw const SETTINGS.key).cast::<u64>().add(half & 1) };
     // SAFETY: as above; it lives as long as the program.
     unsafe { core::ptr::read_volatile(member) }
-}
-
-/// Threshold of the head decision.
-#[inline(always)]
-pub fn threshold() -> u64 {
-    // SAFETY: the member lives as long as the program.
-    unsafe { core::ptr::read_volatile(&raw const SETTINGS.threshold) }
 }
 
 /// What is known of a process: how it is treated and which probes are in it; None: nothing.

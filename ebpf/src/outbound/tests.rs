@@ -60,9 +60,9 @@ impl Message for Write {
     fn room(&mut self, _n: u32) -> bool {
         self.room
     }
-    fn context(&mut self, out: &mut Outbound) -> bool {
+    fn context(&mut self, out: &mut Outbound) -> Result<(), Fate> {
         write(&context(out.stream), &mut out.field);
-        out.stream != 99
+        if out.stream == 99 { Err(Fate::NoContext) } else { Ok(()) }
     }
     fn insert(&mut self, out: &mut Outbound, at: u32, length: u32) -> Inserted {
         if self.works == Inserted::Done {

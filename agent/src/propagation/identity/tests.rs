@@ -262,3 +262,72 @@ fn who_is_not_trusted_cannot_force_sampling_but_an_observed_caller_can() {
     assert_eq!(flags(Trust::Observed, Threshold::NEVER), 0);
     assert_eq!(flags(Trust::Observed, Threshold::ALWAYS), 1);
 }
+
+#[test]
+fn what_was_written_to_the_wire_is_the_decision() {
+    for (share, told) in [(Threshold::NEVER, 1), (Threshold::ALWAYS, 0)] {
+        let mut node = Node::new();
+        node.identities.sample(Head::new(super::super::head::Config {
+            root: share,
+            ..super::super::head::Config::default()
+        }));
+        node.begun(Role::Server, 5, 100);
+        node.begun(Role::Client, 3, 200);
+        let served = mint([1, 2], 1, 5, StreamKey::served(1, 5).direction);
+        node.identities.pin(&Injected {
+            child: StreamKey::made(2, 3),
+            parent: StreamKey::served(1, 5),
+            context: Context {
+                trace_id: served.trace_id,
+                span_id: [7; 8],
+                parent: served.span_id,
+                flags: told,
+                ..Context::default()
+            },
+        });
+        node.ended(Role::Client, 3, (200, 300));
+        node.ended(Role::Server, 5, (100, 400));
+        let (all, _) = node.all();
+        for one in &all {
+            assert_eq!(one.context.flags & SAMPLED, told, "{:?}", one.exchange.role);
+            assert_eq!(one.context.trace_id, served.trace_id);
+            assert_eq!(one.context.trace_state, None, "at which share is not known");
+        }
+    }
+}
+
+#[test]
+fn what_the_kernel_can_t_decide_is_decided_when_the_request_comes() {
+    use super::super::head::{Config, Rule, Trust};
+    let mut node = Node::new();
+    let everything = globset::Glob::new("**").unwrap().compile_matcher();
+    node.identities.sample(Head::new(Config {
+        root: Threshold::NEVER,
+        rules: vec![Rule {
+            route: Some(everything),
+            share: Some(Threshold::ALWAYS),
+            ..Rule::default()
+        }],
+        trust: Trust::Observed,
+        ..Config::default()
+    }));
+    node.begun(Role::Server, 3, 100);
+    assert_eq!(node.identities.decided().count(), 0, "nobody asks");
+    node.identities.decide_early();
+    node.begun(Role::Server, 5, 100);
+    // Its caller's flag is not obeyed.
+    node.begun_below(Role::Server, 7, 100, Some(&format!("00-{TRACE}-{SPAN}-00")), None);
+    node.identities.tick(u64::MAX, &mut Nameless, &mut node.out);
+    let decided: Vec<_> = node.identities.decided().collect();
+    assert_eq!(
+        decided
+            .iter()
+            .map(|(key, context)| (key.stream, context.flags & SAMPLED))
+            .collect::<Vec<_>>(),
+        [(5, 1), (7, 1)]
+    );
+    node.ended(Role::Server, 5, (100, 400));
+    let (all, _) = node.all();
+    let (served, told) = (&of(&all, Role::Server).context, decided[0].1);
+    assert_eq!((served.flags, served.trace_id), (told.flags, told.trace_id));
+}

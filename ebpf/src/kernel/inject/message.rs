@@ -12,12 +12,11 @@ use aya_ebpf::helpers::generated::{
 use tracewire_common::event::{Header, direction, kind};
 use tracewire_common::inject::Fate;
 use tracewire_common::link::StreamKey;
-use tracewire_common::sampling::sampled;
 use tracewire_common::settings::watch;
 use tracewire_common::trace::{Injected, SAMPLED, mint};
 use tracewire_ebpf::outbound::{FIELD, Inserted, Message, Outbound, PIECE, Told, step, write};
 
-use super::{count, outbound, served};
+use super::{count, head, outbound, served};
 use crate::kernel::maps::{self, offset};
 use crate::kernel::memory::{kernel, opaque};
 use crate::kernel::{emit, probe};
@@ -141,7 +140,8 @@ pub extern "C" fn walk_piece(cookie: u64, n: u32) -> u32 {
     1
 }
 
-/// Finds the context of the request under way and makes a field of it. 0: nobody knows.
+/// Finds the context of the request under way and makes a field of it. 0: nobody knows; 2: nobody
+/// has decided whether it is sampled.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn prepare(cookie: u64) -> u32 {
@@ -160,7 +160,6 @@ pub extern "C" fn prepare(cookie: u64) -> u32 {
     injected.context.span_id = minted.span_id;
     injected.context.trace_id = minted.trace_id;
     injected.context.parent = [0; 8];
-    injected.context.flags = u8::from(sampled(&minted.trace_id, maps::threshold())) * SAMPLED;
     if request.is_some() {
         let Some(served) = served(&request) else { return 0 };
         // SAFETY: a live element of a map, written once.
@@ -171,6 +170,24 @@ pub extern "C" fn prepare(cookie: u64) -> u32 {
         injected.context.trace_id = served.trace_id;
         injected.context.parent = served.span_id;
         injected.context.flags = served.flags;
+        if served.undecided != 0 {
+            let Some(decided) = head::decided(&request) else {
+                return 2;
+            };
+            // SAFETY: a live element of a map, which the agent writes once.
+            let decided = unsafe { &*decided };
+            // The agent may know of a caller that wrote no context.
+            injected.context.trace_id = decided.trace_id;
+            injected.context.flags = decided.flags;
+        }
+    } else {
+        // SAFETY: a helper without arguments.
+        let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+        let rule = head::rule(pid);
+        if rule.is_undecided() {
+            return 2;
+        }
+        injected.context.flags = u8::from(rule.keeps(&minted.trace_id)) * SAMPLED;
     }
     let context = injected.context;
     write(&context, &mut out.field);
@@ -262,8 +279,12 @@ impl Message for Run {
     }
 
     #[inline(always)]
-    fn context(&mut self, _out: &mut Outbound) -> bool {
-        prepare(self.cookie) != 0
+    fn context(&mut self, _out: &mut Outbound) -> Result<(), Fate> {
+        match prepare(self.cookie) {
+            0 => Err(Fate::NoContext),
+            2 => Err(Fate::Undecided),
+            _ => Ok(()),
+        }
     }
 
     #[inline(always)]

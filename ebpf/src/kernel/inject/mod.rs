@@ -15,6 +15,7 @@ macro_rules! member {
 }
 
 pub mod enrol;
+mod head;
 pub mod message;
 pub mod read;
 

@@ -5,12 +5,11 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use tracewire_common::event::flags;
 use tracewire_common::link::StreamKey;
-use tracewire_common::sampling::sampled;
 use tracewire_common::trace::{Context, SAMPLED, mint};
 use tracewire_ebpf::block::{Piece, sign, state};
 use tracewire_ebpf::inbound::{Inbound, Turn};
 
-use super::SERVED;
+use super::{SERVED, head};
 use crate::kernel::maps::{self, RECORD, Scratch, setting};
 use crate::kernel::memory::opaque;
 
@@ -117,19 +116,22 @@ pub extern "C" fn store(slot: u32) -> u32 {
     let request = StreamKey::served(parts.header.connection, inbound.stream);
     let key = [maps::key(0), maps::key(1)];
     let minted = mint(key, request.connection, request.stream, request.direction);
+    let rule = head::rule(parts.header.pid);
     let mut context = Context {
         trace_id: minted.trace_id,
         span_id: minted.span_id,
         parent: [0; 8],
-        flags: u8::from(sampled(&minted.trace_id, maps::threshold())) * SAMPLED,
+        flags: u8::from(rule.keeps(&minted.trace_id)) * SAMPLED,
         unknown: 0,
-        reserved: [0; 6],
+        undecided: u8::from(rule.is_undecided()),
+        reserved: [0; 5],
     };
     let found = &inbound.block.found[0];
     if found.state == state::VALUE {
         context.trace_id = found.trace_id;
         context.parent = found.span_id;
         context.flags = found.flags;
+        context.undecided = u8::from(rule.is_untrusted());
     } else if found.state == state::UNKNOWN || found.state == state::ABSENT && inbound.block.signs & sign::UNNAMED != 0
     {
         context.unknown = 1;
