@@ -228,6 +228,62 @@ mod programs {
         0
     }
 
+    /// rustls: `CommonState::take_received_plaintext`.
+    #[uprobe]
+    pub fn tls_rust_decrypted(ctx: ProbeContext) -> u32 {
+        tls::rustls::decrypted(&ctx, ctx.regs);
+        0
+    }
+
+    /// rustls: `poll_write` of a stream.
+    #[uprobe]
+    pub fn tls_rust_writes(ctx: ProbeContext) -> u32 {
+        tls::rustls::writes(ctx.regs, false, false);
+        0
+    }
+
+    /// rustls: `poll_write` of a borrowed stream.
+    #[uprobe]
+    pub fn tls_rust_writes_borrowed(ctx: ProbeContext) -> u32 {
+        tls::rustls::writes(ctx.regs, false, true);
+        0
+    }
+
+    /// rustls: `poll_write_vectored` of a stream.
+    #[uprobe]
+    pub fn tls_rust_writes_vectored(ctx: ProbeContext) -> u32 {
+        tls::rustls::writes(ctx.regs, true, false);
+        0
+    }
+
+    /// rustls: `poll_write_vectored` of a borrowed stream.
+    #[uprobe]
+    pub fn tls_rust_writes_borrowed_vectored(ctx: ProbeContext) -> u32 {
+        tls::rustls::writes(ctx.regs, true, true);
+        0
+    }
+
+    /// rustls: the same, behind their call of its writer.
+    #[uprobe]
+    pub fn tls_rust_accepted(ctx: ProbeContext) -> u32 {
+        tls::rustls::accepted(ctx.regs, false);
+        0
+    }
+
+    /// rustls: the same, behind a call that returns how much was accepted.
+    #[uprobe]
+    pub fn tls_rust_counted(ctx: ProbeContext) -> u32 {
+        tls::rustls::accepted(ctx.regs, true);
+        0
+    }
+
+    /// rustls: the same, behind their call of `write_tls`.
+    #[uprobe]
+    pub fn tls_rust_sent(ctx: ProbeContext) -> u32 {
+        tls::rustls::sent(&ctx, ctx.regs);
+        0
+    }
+
     /// What the probes hand over to: frames the plaintext.
     #[uprobe]
     pub fn tls_plaintext(_ctx: ProbeContext) -> u32 {

@@ -59,6 +59,8 @@ libraries! {
     encrypted_calls_in_java_are_told_as_they_were: Java,
     /// OpenSSL as a shared library.
     encrypted_calls_in_cpp_are_told_as_they_were: Cpp,
+    /// rustls, of which the compiler puts parts into other functions.
+    encrypted_calls_in_rust_are_told_as_they_were: Rust,
 }
 
 #[test]
@@ -68,7 +70,8 @@ fn encrypted_calls_between_libraries_are_told_as_they_were() -> Result<()> {
         (Language::Go, Language::Python),
         (Language::Python, Language::Cpp),
         (Language::Cpp, Language::Node),
-        (Language::Node, Language::Go),
+        (Language::Node, Language::Rust),
+        (Language::Rust, Language::Go),
     ] {
         let mixed = Load::new("mixed", 60).at_once(8).over(2);
         check(server, client, &[mixed, Load::new("churn", 10)], false)?;

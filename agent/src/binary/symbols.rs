@@ -67,6 +67,23 @@ impl Binary {
         found
     }
 
+    /// The source names of functions, where the file has them.
+    pub fn names_of(&self, functions: &[Function]) -> Vec<String> {
+        let Some(elf) = self.elf() else {
+            return Vec::new();
+        };
+        let mut found: Vec<String> = elf
+            .symbols()
+            .chain(elf.dynamic_symbols())
+            .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
+            .filter(|symbol| functions.iter().any(|f| f.address == symbol.address()))
+            .filter_map(|symbol| symbol.name().ok().map(demangle))
+            .collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+
     /// All functions whose source name `wanted` accepts; `part` must be in the mangled name.
     pub fn demangled(&self, part: &str, wanted: impl Fn(&str) -> bool) -> Vec<Symbol> {
         let mut found = self.symbols(|name| memchr::memmem::find(name.as_bytes(), part.as_bytes()).is_some());

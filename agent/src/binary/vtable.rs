@@ -4,6 +4,7 @@
 use object::Endianness;
 use object::elf;
 use object::read::elf::{ElfFile64, SectionHeader as _};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Binary;
 
@@ -46,6 +47,13 @@ impl Binary {
             1 => found.pop(),
             _ => None,
         }
+    }
+
+    /// Words of the file's data that lead to one of these addresses, once loaded.
+    pub(super) fn pointers_to(&self, addresses: &FxHashSet<u64>) -> FxHashMap<u64, u64> {
+        let pointers = self.pointers();
+        let leads = pointers.iter().filter(|(_, to)| addresses.contains(to));
+        leads.copied().collect()
     }
 
     /// The words that follow any pointer to `target`, the first of each `count` places.

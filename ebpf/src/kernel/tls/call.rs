@@ -14,7 +14,7 @@ use crate::kernel::maps;
 use crate::kernel::memory::user;
 
 /// Most bytes of plaintext that a call moves.
-const LARGEST: u64 = i32::MAX as u64;
+pub const LARGEST: u64 = i32::MAX as u64;
 
 /// The first bytes of HTTP/2's connection preface (RFC 9113 §3.4): no frame begins so.
 const PREFACE: u64 = u64::from_le_bytes(*b"PRI * HT");

@@ -68,6 +68,11 @@ fn beneath(scratch: &mut Scratch) {
     };
     // SAFETY: a live element of a map that only this thread's programs write.
     let thread = unsafe { &mut *thread };
+    if way == direction::RECEIVE {
+        thread.received_last = (cookie, sk);
+    } else {
+        thread.sent_last = (cookie, sk);
+    }
     if thread.object != 0 {
         let key = SessionKey {
             object: thread.object,
@@ -172,7 +177,7 @@ fn name(key: &SessionKey, session: &mut Session, cookie: u64, sk: u64, weight: u
 
 /// Says who the ends are.
 #[inline(always)]
-fn settle(key: &SessionKey, session: &mut Session, cookie: u64, sk: u64, scratch: &mut Scratch, id: u64) {
+pub fn settle(key: &SessionKey, session: &mut Session, cookie: u64, sk: u64, scratch: &mut Scratch, id: u64) {
     let name = session.name;
     let above = Above { session: *key, name };
     scratch.cursor.sk = sk;

@@ -11,4 +11,5 @@ pub mod call;
 pub mod feed;
 pub mod go;
 pub mod join;
+pub mod rustls;
 pub mod state;

@@ -8,6 +8,7 @@ use tracewire_common::fault::Fault;
 use tracewire_common::link::{Unit, unit};
 use tracewire_common::tls;
 
+use super::rustls::Writing;
 use crate::kernel::emit;
 use crate::kernel::maps::{self, slot};
 use crate::kernel::memory::kernel;
@@ -43,6 +44,8 @@ pub struct Session {
     pub named: u32,
     /// Bits of [`session`].
     pub flags: u32,
+    /// rustls: where the connection was when it was last written.
+    pub writer: u64,
 }
 
 /// Bits of [`Session::flags`].
@@ -89,6 +92,12 @@ pub struct Thread {
     pub call: u32,
     /// 1: received from several sockets, which says nothing.
     pub several: u32,
+    /// rustls: cookie and address of the TLS socket last received from.
+    pub received_last: (u64, u64),
+    /// rustls: the same of the one last sent to, since what is written now began.
+    pub sent_last: (u64, u64),
+    /// rustls: what is written now.
+    pub writing: Writing,
 }
 
 /// Values of [`Thread::call`].
@@ -118,6 +127,9 @@ impl Thread {
         wrote_bytes: 0,
         call: 0,
         several: 0,
+        received_last: (0, 0),
+        sent_last: (0, 0),
+        writing: Writing::NONE,
     };
 }
 
@@ -144,6 +156,10 @@ static TLS_UNITS: HashMap<Unit, Thread> = HashMap::with_max_entries(UNITS, BPF_F
 /// By the socket's cookie.
 #[map]
 static TLS_SOCKETS: LruHashMap<u64, Above> = LruHashMap::with_max_entries(SESSIONS, 0);
+
+/// rustls: the socket's cookie, by where its connection was when it was written.
+#[map]
+static TLS_WRITERS: LruHashMap<SessionKey, u64> = LruHashMap::with_max_entries(SESSIONS, 0);
 
 /// Element 0: the program that frames plaintext.
 #[map]
@@ -272,6 +288,7 @@ pub fn session(key: &SessionKey, flags: u32) -> Option<*mut Session> {
         candidate: 0,
         named: 0,
         flags,
+        writer: 0,
     };
     let new: &Session = &new;
     if TLS_SESSIONS.insert(key, new, 0).is_err() {
@@ -303,4 +320,17 @@ pub fn set_above(socket: u64, above: &Above) -> bool {
 #[inline(always)]
 pub fn forget_above(socket: u64) {
     let _ = TLS_SOCKETS.remove(socket);
+}
+
+/// rustls: the socket of what was written from here.
+#[inline(always)]
+pub fn written_by(at: &SessionKey) -> Option<u64> {
+    // SAFETY: an integer, written whole.
+    unsafe { TLS_WRITERS.get(at) }.copied()
+}
+
+/// rustls: says it.
+#[inline(always)]
+pub fn set_written_by(at: &SessionKey, socket: u64) {
+    let _ = TLS_WRITERS.insert(at, socket, 0);
 }

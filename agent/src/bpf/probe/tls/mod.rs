@@ -16,6 +16,7 @@ use crate::binary::{Binary, Cache, Function, SYSV_ARGUMENTS};
 mod boring;
 mod exported;
 mod go;
+mod rustls;
 
 /// Parts of the names of libraries that may hold a TLS library.
 const NAMES: &[&str] = &["ssl", "tls", "tcnative", "grpc", "conscrypt", "curl"];
@@ -72,6 +73,9 @@ fn look(binary: &Binary) -> Option<Found> {
     }
     if libraries.is_empty() {
         libraries.extend(boring::look(binary));
+    }
+    if binary.go_version().is_none() {
+        libraries.extend(rustls::look(binary));
     }
     if libraries.is_empty() {
         return None;
