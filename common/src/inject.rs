@@ -1,5 +1,16 @@
 //! What became of requests that the injectors looked at, counted per CPU.
 
+/// Values of the only element of the `FOLLOWED` map: whose sockets are followed.
+pub mod followed {
+    /// Nobody's.
+    pub const NONE: u32 = 0;
+    /// Those of processes whose files were all looked at and do not count what a socket holds
+    /// ([`crate::link::runtime::COUNTS`]).
+    pub const UNCOUNTED: u32 = 1;
+    /// Those of all observed processes.
+    pub const ALL: u32 = 2;
+}
+
 /// Index into the `INJECTIONS` map.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +38,12 @@ pub enum Fate {
     /// Whether its trace is sampled depends on what the kernel does not know, and the agent has
     /// not said it yet.
     Undecided = 10,
+    /// No request but a connection: its socket blocks, and one that blocks can't be followed.
+    Blocking = 11,
 }
 
 /// Number of fates.
-pub const COUNT: u32 = 11;
+pub const COUNT: u32 = 12;
 
 /// Names for metrics and messages, by index.
 pub const NAMES: [&str; COUNT as usize] = [
@@ -45,4 +58,5 @@ pub const NAMES: [&str; COUNT as usize] = [
     "no_context",
     "unproven",
     "undecided",
+    "blocking",
 ];

@@ -127,6 +127,8 @@ pub mod runtime {
     pub const TLS: u32 = 7;
     /// A library that switches stacks under Python (greenlet, gevent).
     pub const GREENLET: u32 = 9;
+    /// Code that asks a socket how many bytes it holds (FIONREAD).
+    pub const COUNTS: u32 = 10;
     /// Numbers that a runtime's module of the agent may give its probes for each process.
     pub const LAYOUT: usize = 16;
 

@@ -13,6 +13,8 @@ pub mod watch {
     /// Bits that hold one of the above; those beyond say which runtimes' probes are in the
     /// process ([`crate::link::runtime::bit`]), until its next exec.
     pub const MASK: u32 = 0xff;
+    /// All files that the process runs have been looked at.
+    pub const LOOKED: u32 = 1 << 31;
 }
 
 /// Byte offsets of kernel structure members, from the running kernel's BTF.
@@ -76,6 +78,8 @@ pub struct Offsets {
     pub socket_sk: u32,
     /// `socket.file`
     pub socket_file: u32,
+    /// `file.f_flags`
+    pub file_flags: u32,
     /// `sock.sk_socket`
     pub sk_socket: u32,
     /// `file.f_inode`

@@ -12,13 +12,10 @@ mod kernel;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
-    use aya_ebpf::bindings::sk_action;
-    use aya_ebpf::macros::{
-        btf_tracepoint, fexit, raw_tracepoint, sk_msg, sock_ops, stream_verdict, uprobe, uretprobe,
-    };
+    use aya_ebpf::macros::{btf_tracepoint, fexit, raw_tracepoint, sk_msg, sock_ops, uprobe, uretprobe};
     use aya_ebpf::programs::{
-        BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext, SkBuffContext,
-        SkMsgContext, SockOpsContext,
+        BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext, SkMsgContext,
+        SockOpsContext,
     };
     use tracewire_common::event::direction;
 
@@ -100,13 +97,6 @@ mod programs {
     pub fn socket_event(ctx: SockOpsContext) -> u32 {
         inject::enrol::event(ctx.ops);
         1
-    }
-
-    /// Injection, where a socket in a sockhash would else count its received bytes wrongly
-    /// (Linux 929e30f93125): takes them and gives them on as they are.
-    #[stream_verdict]
-    pub fn bytes_arrive(_ctx: SkBuffContext) -> u32 {
-        sk_action::SK_PASS
     }
 
     /// State changes of TCP sockets: listeners and ends.

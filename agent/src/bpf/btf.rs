@@ -229,6 +229,7 @@ impl Btf {
             file_private_data: need("file.private_data")?,
             socket_sk: need("socket.sk")?,
             socket_file: need("socket.file")?,
+            file_flags: may("file.f_flags"),
             sk_socket: need("sock.sk_socket")?,
             file_inode: need("file.f_inode")?,
             inode_ino: need("inode.i_ino")?,

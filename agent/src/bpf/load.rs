@@ -86,7 +86,7 @@ pub struct Request {
     pub key: [u64; 2],
     /// Contexts are written to outbound requests.
     pub inject: bool,
-    /// Even if followed sockets do not behave on this kernel.
+    /// Even for processes to which this kernel says wrongly how many bytes a followed socket holds.
     pub inject_despite: bool,
 }
 
@@ -181,13 +181,13 @@ impl Kernel {
                     let unsure = preempt::unix_sockets_are_unsure(rung);
                     let unix = unsure.is_none();
                     missing.extend(unsure.map(|reason| ("Unix sockets", reason)));
-                    let probes = Probes::default();
-                    if request.choose_new {
-                        probes.ready(&mut ebpf);
-                    }
                     let injection = request
                         .inject
                         .then(|| inject::attach(&mut ebpf, rung, request.inject_despite));
+                    let probes = Probes::new(matches!(injection, Some(Ok(Injection { counts: false }))));
+                    if request.choose_new {
+                        probes.ready(&mut ebpf);
+                    }
                     return Ok(Kernel {
                         ebpf,
                         probes,

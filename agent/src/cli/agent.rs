@@ -430,7 +430,11 @@ impl Prepared {
             tracing::warn!("{what} are not seen: {reason}");
         }
         match &kernel.injection {
-            Some(Ok(injection)) => tracing::info!(verdict = injection.verdict, "contexts are written to requests"),
+            Some(Ok(injection)) if injection.counts => tracing::info!("contexts are written to requests"),
+            Some(Ok(_)) => tracing::info!(
+                "contexts are written to requests, but not of processes that ask how many bytes a socket holds \
+                 (FIONREAD): this kernel answers that wrongly for sockets that are followed (Linux 929e30f93125)"
+            ),
             Some(Err(reason)) => tracing::warn!("no context is written to requests: {reason}"),
             None => {}
         }

@@ -145,7 +145,7 @@ pub(crate) struct Shared {
     /// Write a traceparent into the requests that the traced processes make; off unless this is given
     #[arg(long, help_heading = "Propagation")]
     inject: bool,
-    /// Write it even on a kernel on which followed sockets do not behave: for tests of the agent
+    /// Write it even for processes to which this kernel would say wrongly how many bytes a socket holds: for tests of the agent
     #[arg(long, hide = true, requires = "inject")]
     inject_despite_trial: bool,
     /// Use this way of seeing socket data and no other; see `tracewire check`

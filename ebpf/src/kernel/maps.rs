@@ -194,6 +194,7 @@ static OFFSETS: Offsets = Offsets {
     file_private_data: 0,
     socket_sk: 0,
     socket_file: 0,
+    file_flags: 0,
     sk_socket: 0,
     file_inode: 0,
     inode_ino: 0,

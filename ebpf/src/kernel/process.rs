@@ -2,6 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use tracewire_common::event::{Close, Fork, Header, kind};
+use tracewire_common::link::runtime;
 use tracewire_common::settings::watch;
 
 use crate::kernel::emit;
@@ -29,14 +30,16 @@ pub fn forked(parent: u64, child: u64) {
     let Some(pid) = kernel::<u32>(parent.wrapping_add(offset!(task_tgid) as u64)) else {
         return;
     };
-    let Some(how) = maps::watched(pid) else { return };
+    let Some(known) = maps::process(pid) else { return };
+    let how = known & watch::MASK;
     let Some(child_pid) = kernel::<u32>(child.wrapping_add(offset!(task_tgid) as u64)) else {
         return;
     };
     if child_pid == pid || how == watch::IGNORED {
         return;
     }
-    maps::watch(child_pid, how);
+    // It runs the same files, until it execs.
+    maps::watch(child_pid, how | known & (watch::LOOKED | runtime::bit(runtime::COUNTS)));
     emit::small(header(kind::FORK, pid), Fork { child: child_pid });
 }
 

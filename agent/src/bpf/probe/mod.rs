@@ -21,6 +21,7 @@ use aya::programs::{Program, UProbe};
 use tracewire_common::link::runtime::{self, LAYOUT};
 use tracewire_common::settings::watch;
 
+mod counts;
 mod cpython;
 pub mod go;
 mod grpc_core;
@@ -80,16 +81,20 @@ pub trait Runtime: Send {
     }
 }
 
-/// All that are known.
-fn runtimes() -> Vec<Box<dyn Runtime>> {
-    vec![
+/// All that are known; `counts`: also code that asks sockets how many bytes they hold.
+fn runtimes(counts: bool) -> Vec<Box<dyn Runtime>> {
+    let mut runtimes: Vec<Box<dyn Runtime>> = vec![
         Box::new(go::Go),
         Box::new(tokio::Tokio),
         Box::new(tls::Tls::default()),
         Box::new(cpython::CPython),
         Box::new(cpython::Greenlet),
         Box::new(grpc_core::GrpcCore),
-    ]
+    ];
+    if counts {
+        runtimes.push(Box::new(counts::Counts));
+    }
+    runtimes
 }
 
 /// A file by device and inode.
@@ -167,7 +172,7 @@ pub struct Report {
 /// # Errors
 /// When the process is gone or may not be looked at.
 pub fn look(pid: u32) -> io::Result<Vec<Report>> {
-    let runtimes = runtimes();
+    let runtimes = runtimes(false);
     let mut reports = Vec::new();
     for file in mapped(pid)? {
         for (_, found) in look_at(&runtimes, &file) {
@@ -220,6 +225,8 @@ pub struct Counts {
 /// buffer's reader would hear of processes that are gone by then.
 #[derive(Default)]
 struct Looker {
+    /// See [`runtimes`].
+    counts: bool,
     ways: Option<(Sender<Mapped>, Receiver<Looked>)>,
 }
 
@@ -232,10 +239,11 @@ impl Looker {
         if self.ways.is_none() {
             let (send, asked) = channel::<Mapped>();
             let (answer, receive) = channel();
+            let counts = self.counts;
             let thread = std::thread::Builder::new()
                 .name("tracewire-look".into())
                 .spawn(move || {
-                    let runtimes = runtimes();
+                    let runtimes = runtimes(counts);
                     for file in asked {
                         let found = look_at(&runtimes, &file);
                         if answer.send((file, found)).is_err() {
@@ -270,20 +278,6 @@ pub struct Probes {
     counts: Counts,
 }
 
-impl Default for Probes {
-    fn default() -> Self {
-        Probes {
-            runtimes: runtimes(),
-            files: HashMap::new(),
-            plain: HashSet::new(),
-            awaited: HashMap::new(),
-            looker: Looker::default(),
-            looked: HashMap::new(),
-            counts: Counts::default(),
-        }
-    }
-}
-
 /// How soon a process is looked at again, at first and at most.
 const AGAIN: Duration = Duration::from_millis(250);
 const SELDOM: Duration = Duration::from_secs(64);
@@ -291,6 +285,19 @@ const SELDOM: Duration = Duration::from_secs(64);
 const PLAIN: usize = 4096;
 
 impl Probes {
+    /// None yet; `counts`: code that asks sockets how many bytes they hold is looked for too.
+    pub fn new(counts: bool) -> Self {
+        Probes {
+            runtimes: runtimes(counts),
+            files: HashMap::new(),
+            plain: HashSet::new(),
+            awaited: HashMap::new(),
+            looker: Looker { counts, ways: None },
+            looked: HashMap::new(),
+            counts: Counts::default(),
+        }
+    }
+
     /// Loads the programs of all runtimes now: the verifier would hold up the ring buffer's reader
     /// later. One that is refused is named when it is needed.
     pub fn ready(&self, ebpf: &mut Ebpf) {
@@ -313,6 +320,7 @@ impl Probes {
             let found = look_at(&self.runtimes, &file);
             self.place(ebpf, &file, found, HashSet::from([pid]));
         }
+        self.all_looked_at(ebpf, pid);
     }
 
     /// The same without waiting for files that were never looked at: see [`Probes::settle`].
@@ -327,15 +335,34 @@ impl Probes {
                 self.awaited.insert(id, HashSet::from([pid]));
             }
         }
+        self.all_looked_at(ebpf, pid);
+    }
+
+    /// Tells the kernel side once no file of a process waits to be looked at.
+    fn all_looked_at(&self, ebpf: &mut Ebpf, pid: u32) {
+        if self.looker.counts
+            && mapped(pid).is_ok()
+            && !self.awaited.values().any(|awaiting| awaiting.contains(&pid))
+            && let Some(mut processes) = processes(ebpf)
+        {
+            let how = processes.get(&pid, 0).unwrap_or(watch::WATCHED);
+            if let Err(error) = processes.insert(pid, how | watch::LOOKED, 0) {
+                tracing::warn!(pid, %error, "the kernel side has no room for the process");
+            }
+        }
     }
 
     /// Puts probes in files that have been looked at meanwhile.
     pub fn settle(&mut self, ebpf: &mut Ebpf) {
         while let Some((file, found)) = self.looker.answer() {
             let processes = self.awaited.remove(&file.id).unwrap_or_default();
+            let pids: Vec<u32> = processes.iter().copied().collect();
             // Where nobody runs it any more, it may not even have been read.
             if !processes.is_empty() && file.path.exists() && !self.files.contains_key(&file.id) {
                 self.place(ebpf, &file, found, processes);
+            }
+            for pid in pids {
+                self.all_looked_at(ebpf, pid);
             }
         }
     }

@@ -2,27 +2,73 @@
 //! before their first byte. The process is known when it calls `connect`; the
 //! socket can be put into the sockhash when it is established, which may be
 //! told in anybody's context.
+//!
+//! A read that waits in a followed socket ends with EAGAIN at every wake-up
+//! without data (`tcp_bpf_recvmsg` of all kernels: a signal, a reset, the
+//! acknowledgement of the own FIN), which nobody expects who blocks in reads.
+//! So only sockets that do not block are followed, and within its first write
+//! a socket is let go that blocks by now, or does not speak HTTP/2.
 
-use aya_ebpf::bindings::{BPF_ANY, bpf_sock_ops};
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_socket_cookie, bpf_sock_hash_update};
+use aya_ebpf::bindings::{
+    BPF_ANY, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_socket_cookie, bpf_map_delete_elem, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
+};
+use tracewire_common::inject::{Fate, followed};
+use tracewire_common::link::runtime;
 use tracewire_common::settings::watch;
+use tracewire_ebpf::outbound::phase;
 
-use super::{SOCKETS, add_outbound, closed, outbound};
+use super::{FOLLOWED, SOCKETS, add_outbound, closed, count, outbound};
 use crate::kernel::maps::{self, offset};
 use crate::kernel::memory::kernel;
 
-/// In the caller's context, before the SYN is sent.
-const TCP_CONNECT: u32 = 3;
-const ACTIVE_ESTABLISHED: u32 = 4;
+/// O_NONBLOCK of x86-64.
+const NONBLOCK: u32 = 0o4000;
 
 /// Something happened to a socket.
 #[inline(always)]
 pub fn event(ops: *mut bpf_sock_ops) {
     match member!(ops, op) {
-        TCP_CONNECT => connects(ops),
-        ACTIVE_ESTABLISHED => established(ops),
+        // In the caller's context, before the SYN is sent.
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connects(ops),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ops),
+        // Asked for by `established`: the size of a segment is worked out, also at each write's beginning.
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => writes(ops),
         _ => {}
     }
+}
+
+/// Whether sockets of this process are followed.
+#[inline(always)]
+fn wanted(pid: u32) -> bool {
+    let Some(how) = maps::process(pid) else { return false };
+    if !matches!(how & watch::MASK, watch::WATCHED | watch::PENDING) {
+        return false;
+    }
+    // SAFETY: a live element of an array map that the agent writes whole.
+    let whose = FOLLOWED
+        .get(0)
+        .map_or(followed::NONE, |whose| unsafe { core::ptr::read_volatile(whose) });
+    match whose {
+        followed::ALL => true,
+        followed::UNCOUNTED => how & (watch::LOOKED | runtime::bit(runtime::COUNTS)) == watch::LOOKED,
+        _ => false,
+    }
+}
+
+/// Whether calls on the socket do not block.
+#[inline(always)]
+fn never_blocks(ops: *mut bpf_sock_ops) -> bool {
+    let socket = member!(ops, __bindgen_anon_2.sk);
+    // The verifier lets nobody calculate with a socket's address: read from memory it is just a number.
+    let flags = kernel::<u64>((&raw const socket) as u64)
+        .and_then(|sk| kernel::<u64>(sk.wrapping_add(offset!(sk_socket) as u64)))
+        .and_then(|socket| kernel::<u64>(socket.wrapping_add(offset!(socket_file) as u64)))
+        .and_then(|file| kernel::<u32>(file.wrapping_add(offset!(file_flags) as u64)));
+    flags.is_some_and(|flags| flags & NONBLOCK != 0)
 }
 
 #[inline(always)]
@@ -32,9 +78,12 @@ fn connects(ops: *mut bpf_sock_ops) {
     let Some(pid) = kernel::<u32>(task.wrapping_add(offset!(task_tgid) as u64)) else {
         return;
     };
-    match maps::watched(pid) {
-        Some(watch::WATCHED | watch::PENDING) => {}
-        _ => return,
+    if !wanted(pid) {
+        return;
+    }
+    if !never_blocks(ops) {
+        count(Fate::Blocking);
+        return;
     }
     // SAFETY: the program's own context.
     let cookie = unsafe { bpf_get_socket_cookie(ops.cast()) };
@@ -56,10 +105,49 @@ fn established(ops: *mut bpf_sock_ops) {
     }
     out.enrolling = 0;
     out.next = member!(ops, snd_nxt);
+    let flags = member!(ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+    // SAFETY: the program's own context.
+    let mut refused = unsafe { bpf_sock_ops_cb_flags_set(ops, flags as i32) } != 0;
+    if !refused {
+        let sockets = (&raw const SOCKETS).cast_mut().cast();
+        // SAFETY: the map is a sockhash with keys of eight bytes.
+        refused = unsafe { bpf_sock_hash_update(ops, sockets, (&raw mut cookie).cast(), u64::from(BPF_ANY)) } != 0;
+    }
+    if refused {
+        closed(cookie);
+    }
+}
+
+/// A followed socket writes for the first time, the injector has seen what: whether it stays.
+#[inline(always)]
+fn writes(ops: *mut bpf_sock_ops) {
+    // SAFETY: the program's own context.
+    let cookie = unsafe { bpf_get_socket_cookie(ops.cast()) };
+    let mut stays = false;
+    let mut kept = false;
+    if let Some(out) = outbound(cookie) {
+        // SAFETY: a live element of a map; the socket is locked.
+        let out = unsafe { &mut *out };
+        if out.phase == phase::START {
+            return;
+        }
+        stays = matches!(out.phase, phase::PREFACE | phase::HEAD | phase::SKIP | phase::FRAGMENT) && never_blocks(ops);
+        if !stays {
+            out.phase = phase::DEAD;
+            // What was put in must be known as long as the socket lives.
+            kept = out.injected != 0;
+        }
+    }
+    let flags = member!(ops, bpf_sock_ops_cb_flags) & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+    // SAFETY: the program's own context. If it is refused this comes again.
+    unsafe { bpf_sock_ops_cb_flags_set(ops, flags as i32) };
+    if stays {
+        return;
+    }
     let sockets = (&raw const SOCKETS).cast_mut().cast();
     // SAFETY: the map is a sockhash with keys of eight bytes.
-    let refused = unsafe { bpf_sock_hash_update(ops, sockets, (&raw mut cookie).cast(), u64::from(BPF_ANY)) } != 0;
-    if refused {
+    unsafe { bpf_map_delete_elem(sockets, (&raw const cookie).cast()) };
+    if !kept {
         closed(cookie);
     }
 }

@@ -14,7 +14,7 @@ use tracewire_common::inject::Fate;
 use tracewire_common::link::StreamKey;
 use tracewire_common::settings::watch;
 use tracewire_common::trace::{Injected, SAMPLED, mint};
-use tracewire_ebpf::outbound::{FIELD, Inserted, Message, Outbound, PIECE, Told, step, write};
+use tracewire_ebpf::outbound::{FIELD, Inserted, Message, Outbound, PIECE, Told, phase, step, write};
 
 use super::{count, head, outbound, served};
 use crate::kernel::maps::{self, offset};
@@ -75,8 +75,15 @@ fn try_passes(msg: *mut sk_msg_md) -> Option<u32> {
     let out_at = outbound(cookie)?;
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_current_pid_tgid() };
-    if maps::watched((id >> 32) as u32) != Some(watch::WATCHED) {
-        return None;
+    match maps::watched((id >> 32) as u32) {
+        Some(watch::WATCHED) => {}
+        // Nobody has chosen yet.
+        Some(watch::PENDING) => return None,
+        _ => {
+            // SAFETY: a live element of a map, which only the socket's holder writes.
+            unsafe { (*out_at).phase = phase::DEAD };
+            return None;
+        }
     }
     let sequence = kernel::<u32>(at(offset!(tcp_write_seq)))?;
     let size = member!(msg, size);

@@ -21,7 +21,7 @@ pub mod read;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockHash};
 use tracewire_common::inject::{self, Fate};
 use tracewire_common::link::StreamKey;
 use tracewire_common::trace::Context;
@@ -39,6 +39,10 @@ static OUTBOUND: HashMap<u64, Outbound> = HashMap::with_max_entries(16384, BPF_F
 /// Contexts of the requests that processes serve.
 #[map]
 static SERVED: LruHashMap<StreamKey, Context> = LruHashMap::with_max_entries(32768, 0);
+
+/// Whose sockets are followed: one of [`inject::followed`], and nobody's until a trial went well.
+#[map]
+static FOLLOWED: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Requests by [`Fate`].
 #[map]
