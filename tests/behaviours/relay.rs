@@ -106,6 +106,18 @@ fn languages_in_a_row() -> Result<()> {
     Ok(())
 }
 
+/// Mutual TLS on every hop, and hops without it between.
+#[test]
+fn encrypted() -> Result<()> {
+    let _turn = alone()?;
+    let (go, rust) = (Kind::GO.encrypted(), Kind::RUST.encrypted());
+    let relayed = relay::run(Kind::GO, &[go, rust, go, rust], loads()[1])?;
+    relayed.assert_linked("Go, Rust, Go, Rust by TLS", 1.0);
+    let relayed = relay::run(Kind::GO, &[rust, Kind::RUST, go, Kind::GO, rust], loads()[1])?;
+    relayed.assert_linked("some by TLS", 1.0);
+    Ok(())
+}
+
 /// Loads that HTTP has: no streams of messages.
 fn http_loads() -> Vec<Load> {
     loads().into_iter().filter(|load| load.stream == 0).collect()

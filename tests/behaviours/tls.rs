@@ -2,9 +2,9 @@
 //! what its spans say, their peers and parents included.
 
 use anyhow::Result;
-use tracewire_tests::alone;
 use tracewire_tests::session::{Session, Sides};
 use tracewire_tests::workload::{Language, Load};
+use tracewire_tests::{alone, exchange};
 
 fn ordinary(concurrency: u32, connections: u32) -> Vec<Load> {
     let at = |scenario, calls| Load::new(scenario, calls).at_once(concurrency).over(connections);
@@ -77,4 +77,23 @@ fn encrypted_calls_between_libraries_are_told_as_they_were() -> Result<()> {
         check(server, client, &[mixed, Load::new("churn", 10)], false)?;
     }
     Ok(())
+}
+
+/// Key updates, renegotiation, resumption, early data, partial writes, retries, connections on
+/// memory, and one that ends in mid-record.
+fn odd(version: &str) -> Result<()> {
+    let _turn = alone()?;
+    let (requests, report) = exchange::run(version)?;
+    exchange::assert_told(&requests, &report);
+    Ok(())
+}
+
+#[test]
+fn whatever_openssl_3_does_is_told_as_it_was() -> Result<()> {
+    odd("3")
+}
+
+#[test]
+fn whatever_openssl_1_1_1_does_is_told_as_it_was() -> Result<()> {
+    odd("1.1.1")
 }

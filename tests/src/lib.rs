@@ -13,6 +13,7 @@ pub mod agent;
 pub mod answers;
 pub mod attached;
 pub mod compare;
+pub mod exchange;
 pub mod folder;
 pub mod peer;
 pub mod place;

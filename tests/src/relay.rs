@@ -20,6 +20,7 @@ use crate::folder::Folder;
 use crate::place;
 use crate::running::Running;
 use crate::span::Span;
+use crate::tls::Tls;
 use crate::workload::free_port;
 
 /// How long a relay may take to listen.
@@ -40,6 +41,8 @@ pub struct Kind {
     pub serve: &'static [&'static str],
     /// Flags of `load` likewise.
     pub load: &'static [&'static str],
+    /// It serves by mutual TLS.
+    pub encrypted: bool,
 }
 
 impl Kind {
@@ -70,6 +73,7 @@ impl Kind {
             build: &[],
             serve: &[],
             load: &[],
+            encrypted: false,
         }
     }
 
@@ -86,6 +90,14 @@ impl Kind {
     /// The same with these flags for `load`.
     pub const fn loading(self, load: &'static [&'static str]) -> Self {
         Kind { load, ..self }
+    }
+
+    /// The same, serving by mutual TLS.
+    pub const fn encrypted(self) -> Self {
+        Kind {
+            encrypted: true,
+            ..self
+        }
     }
 
     /// Builds it, once a test run.
@@ -177,6 +189,7 @@ pub fn run(caller: Kind, relays: &[Kind], load: Load) -> Result<Relayed> {
 pub fn run_with(caller: Kind, relays: &[Kind], load: Load, flags: &[&str]) -> Result<Relayed> {
     let folder = Folder::new()?;
     let (caller, caller_flags) = (caller.program()?, caller.load);
+    let tls = Tls::new(&folder, true)?;
     let mut services = Vec::new();
     let connections = load.connections.max(1).to_string();
     for (n, kind) in relays.iter().enumerate() {
@@ -184,11 +197,16 @@ pub fn run_with(caller: Kind, relays: &[Kind], load: Load, flags: &[&str]) -> Re
         let mut command = Command::new(kind.program()?);
         command.args(["serve", "--listen", &address, "--connections", &connections, "--log"]);
         command.arg(folder.file(&format!("served-{n}.log"))).args(kind.serve);
+        tls.tell(&mut command);
+        if kind.encrypted {
+            command.arg("--tls");
+        }
         let out = folder.file(&format!("relay-{n}.out"));
         let errors = folder.file(&format!("relay-{n}.err"));
         let mut running = Running::start_into(&format!("{} relay", kind.folder), &mut command, &out, &errors)?;
         running.wait_for_line(&out, "listening", START)?;
-        services.push((running, address));
+        let prefix = if kind.encrypted { "tls:" } else { "" };
+        services.push((running, format!("{prefix}{address}")));
     }
     let addresses: Vec<&str> = services.iter().map(|(_, address)| address.as_str()).collect();
     let (to, route) = addresses.split_first().context("a chain needs a relay")?;
@@ -209,6 +227,7 @@ pub fn run_with(caller: Kind, relays: &[Kind], load: Load, flags: &[&str]) -> Re
         command.args([name, &value.to_string()]);
     }
     command.args(caller_flags);
+    tls.tell(&mut command);
     let out = folder.file("load.out");
     let file = |name: &str| std::fs::File::create(folder.file(name)).with_context(|| name.to_owned());
     command

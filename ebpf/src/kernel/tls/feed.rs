@@ -8,7 +8,7 @@ use tracewire_ebpf::order;
 use super::state;
 use crate::kernel::call::plaintext_moved;
 use crate::kernel::maps;
-use crate::kernel::probe::go;
+use crate::kernel::probe::{go, tokio};
 
 /// Makes sure that a TLS connection is in the map, its state as it must be before the next piece.
 ///
@@ -46,6 +46,8 @@ pub fn plaintext() {
         plaintext_moved(place);
         if maps::runs((id >> 32) as u32, runtime::GO) {
             go::moved(place);
+        } else if maps::runs((id >> 32) as u32, runtime::TOKIO) {
+            tokio::moved(place);
         }
         state::release(place);
     }

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -14,6 +16,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,11 +24,32 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
 	"tracewire.test/relay/pb"
 )
+
+// secrets are the files of EXERCISE_TLS: what both sides of a mutual TLS connection show and believe.
+func secrets() *tls.Config {
+	folder := os.Getenv("EXERCISE_TLS")
+	own, err := tls.LoadX509KeyPair(filepath.Join(folder, "cert.pem"), filepath.Join(folder, "key.pem"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	ca, err := os.ReadFile(filepath.Join(folder, "ca.pem"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	config := &tls.Config{Certificates: []tls.Certificate{own}, RootCAs: pool, ClientCAs: pool}
+	if os.Getenv("EXERCISE_MUTUAL_TLS") != "" {
+		config.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return config
+}
 
 // relay keeps a few connections to each address it was ever told to call.
 type relay struct {
@@ -41,7 +65,13 @@ func (r *relay) client(address string) (pb.RelayClient, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.conns[address]) < r.connections {
-		conn, err := grpc.Dial(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		// Addresses that begin so are reached by TLS.
+		plain, encrypted := strings.CutPrefix(address, "tls:")
+		how := insecure.NewCredentials()
+		if encrypted {
+			how = credentials.NewTLS(secrets())
+		}
+		conn, err := grpc.Dial(plain, grpc.WithTransportCredentials(how))
 		if err != nil {
 			return nil, err
 		}
@@ -156,7 +186,7 @@ func open(path string) *os.File {
 	return file
 }
 
-func serve(listen string, workers uint, r *relay) {
+func serve(listen string, encrypted bool, workers uint, r *relay) {
 	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		log.Fatal(err)
@@ -164,6 +194,9 @@ func serve(listen string, workers uint, r *relay) {
 	var options []grpc.ServerOption
 	if workers > 0 {
 		options = append(options, grpc.NumStreamWorkers(uint32(workers)))
+	}
+	if encrypted {
+		options = append(options, grpc.Creds(credentials.NewTLS(secrets())))
 	}
 	server := grpc.NewServer(options...)
 	pb.RegisterRelayServer(server, r)
@@ -250,10 +283,11 @@ func main() {
 	switch side {
 	case "serve":
 		listen := flags.String("listen", "127.0.0.1:0", "address")
+		encrypted := flags.Bool("tls", false, "serve by TLS")
 		workers := flags.Uint("workers", 0, "grpc.NumStreamWorkers")
 		flags.Parse(os.Args[2:])
 		r.connections, r.log = *connections, open(*logPath)
-		serve(*listen, *workers, r)
+		serve(*listen, *encrypted, *workers, r)
 	case "load":
 		to := flags.String("to", "", "address of the first relay")
 		route := flags.String("route", "", "addresses onwards, with commas")

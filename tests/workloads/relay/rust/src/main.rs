@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
 pub mod pb {
@@ -33,7 +33,14 @@ impl Service {
         let mut channels = self.channels.lock().unwrap();
         let known = channels.entry(address.to_owned()).or_default();
         while known.len() < self.connections {
-            let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| Status::internal(e.to_string()))?;
+            // Addresses that begin so are reached by TLS.
+            let internal = |e: tonic::transport::Error| Status::internal(e.to_string());
+            let endpoint = match address.strip_prefix("tls:") {
+                None => Endpoint::from_shared(format!("http://{address}")).map_err(internal)?,
+                Some(address) => Endpoint::from_shared(format!("https://{address}"))
+                    .and_then(|e| e.tls_config(client_tls()))
+                    .map_err(internal)?,
+            };
             known.push(endpoint.connect_lazy());
         }
         let n = self.next.fetch_add(1, Ordering::Relaxed);
@@ -142,6 +149,28 @@ impl Relay for Service {
     }
 }
 
+/// The files of EXERCISE_TLS: what both sides of a mutual TLS connection show and believe.
+fn secrets() -> (Identity, Certificate) {
+    let folder = std::path::PathBuf::from(std::env::var_os("EXERCISE_TLS").unwrap());
+    let pem = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let own = Identity::from_pem(pem("cert.pem"), pem("key.pem"));
+    (own, Certificate::from_pem(pem("ca.pem")))
+}
+
+fn client_tls() -> ClientTlsConfig {
+    let (own, ca) = secrets();
+    ClientTlsConfig::new().ca_certificate(ca).identity(own)
+}
+
+fn server_tls() -> ServerTlsConfig {
+    let (own, ca) = secrets();
+    let config = ServerTlsConfig::new().identity(own);
+    match std::env::var_os("EXERCISE_MUTUAL_TLS") {
+        Some(_) => config.client_ca_root(ca),
+        None => config,
+    }
+}
+
 fn flag(name: &str) -> Option<String> {
     let mut arguments = std::env::args().skip_while(|a| a != name);
     arguments.next()?;
@@ -168,7 +197,11 @@ async fn main() {
     let listener = tokio::net::TcpListener::bind(&listen).await.unwrap();
     println!("listening {}", listener.local_addr().unwrap());
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
-    Server::builder()
+    let mut server = Server::builder();
+    if std::env::args().any(|a| a == "--tls") {
+        server = server.tls_config(server_tls()).unwrap();
+    }
+    server
         .add_service(RelayServer::new(service))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
             term.recv().await;
