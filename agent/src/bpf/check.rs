@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::OBJECT;
 use super::btf::{self, Btf};
+use super::inject::Injection;
 use super::load::{Error, Kernel, Request, Rung, chain, version};
 use super::privileges::{Privileges, memlock, memlock_counts};
 
@@ -105,6 +106,7 @@ pub fn report() -> Report {
         items.push(ring_buffer());
         let (hooks, chosen) = hooks();
         items.extend(hooks);
+        items.extend(chosen.map(injection));
         chosen
     };
     let works = chosen.is_some() && items.iter().all(|item| item.state != State::Fatal);
@@ -408,6 +410,39 @@ fn hooks() -> (Vec<Item>, Option<Rung>) {
     };
     items.insert(0, events);
     (items, chosen)
+}
+
+/// Attaches the injectors for a moment, without anybody whose sockets they could follow.
+fn injection(rung: Rung) -> Item {
+    let name = "--inject";
+    let request = Request {
+        rung: Some(rung),
+        ring_bytes: 64 * 1024,
+        connections: 64,
+        inject: true,
+        ..Request::default()
+    };
+    let reason = match Kernel::load(request).map(|kernel| kernel.injection) {
+        Ok(Some(Ok(Injection { counts: true }))) => {
+            return Item::ok(name, "tried on loopback; sockets that do not block");
+        }
+        Ok(Some(Ok(Injection { counts: false }))) => {
+            return Item::lacking(
+                name,
+                State::Reduced,
+                "tried on loopback; sockets that do not block",
+                "programs that may ask how many bytes a socket holds, like Java, get no context: \
+                 this kernel answers that wrongly for sockets that are followed (Linux 929e30f93125)",
+                "a kernel with Linux 04af4efde58a",
+            );
+        }
+        Ok(Some(Err(reason))) => reason,
+        Ok(None) => "not tried".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let without = "no context is written to requests";
+    let remedy = "leave it if services on other machines need not continue the trace";
+    Item::lacking(name, State::Reduced, reason, without, remedy)
 }
 
 /// `proc`: root of procfs.
