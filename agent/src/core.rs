@@ -10,6 +10,7 @@ use tracewire_common::tls;
 use tracewire_common::trace::Context;
 
 use crate::attribute::Value;
+use crate::connection::closes::Followed;
 use crate::connection::record::Event;
 use crate::connection::waiting::{Waiting, after_a_gap};
 use crate::discover::Resource;
@@ -184,6 +185,11 @@ impl Core {
     /// What could not be used.
     pub fn counts(&self) -> Counts {
         self.assembler.counts()
+    }
+
+    /// Unix connections that are open, as far as is known.
+    pub fn unix_connections(&self) -> Vec<Followed> {
+        self.assembler.unix_connections()
     }
 
     /// Requests that are open now, by process and side.

@@ -10,12 +10,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendErr
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracewire_common::event::kind;
+use tracewire_common::event::{Close, Header, Plain, kind};
 
 use crate::bpf::load::Kernel;
 use crate::bpf::ring::Reader;
 use crate::clock;
 use crate::connection::Transport;
+use crate::connection::closes::Closes;
 use crate::connection::record::Event;
 use crate::core::{Core, Processes};
 use crate::discover::Resource;
@@ -97,6 +98,7 @@ pub struct Pipeline {
     pulse: Arc<Pulse>,
     spans: Vec<Span>,
     ended: VecDeque<(u64, u32)>,
+    closes: Closes,
     upkeep: Instant,
 }
 
@@ -154,6 +156,7 @@ impl Pipeline {
             pulse: Arc::default(),
             spans: Vec::new(),
             ended: VecDeque::new(),
+            closes: Closes::default(),
             upkeep: Instant::now(),
         })
     }
@@ -404,6 +407,7 @@ impl Pipeline {
             self.named.known.remove(&pid);
             self.named.resources.forget(pid);
         }
+        self.look_for_closes(now);
         // Every request counts, whatever sampling chooses.
         self.metrics.record(&self.spans);
         self.pulse.beat(now);
@@ -417,6 +421,34 @@ impl Pipeline {
                 recorder.clock(self.core.boot_to_unix_ns);
             }
             self.missed_ends(now);
+        }
+    }
+
+    /// Unix sockets are closed without a word: looks which are still held.
+    fn look_for_closes(&mut self, now: u64) {
+        if !self.closes.may_be_due(now) {
+            return;
+        }
+        let followed = self.core.unix_connections();
+        if !self.closes.is_due(&followed, now) {
+            return;
+        }
+        let Some(held) = self.kernel.held_sockets() else {
+            return;
+        };
+        for (connection, time_ns) in self.closes.look(&followed, &held, now) {
+            let header = Header {
+                kind: kind::CLOSE,
+                length: size_of::<Close>() as u32,
+                time_ns,
+                connection,
+                ..Header::EMPTY
+            };
+            if let Some(recorder) = &mut self.recorder {
+                recorder.record(&[header.bytes(), Close::default().bytes()].concat());
+            }
+            let event = Event::Close { header, error: 0 };
+            self.core.event(event, &mut self.named, &mut self.spans);
         }
     }
 

@@ -21,7 +21,7 @@ mod programs {
 
     use crate::kernel::maps::slot;
     use crate::kernel::tls::{self, state::call};
-    use crate::kernel::{inject, process, socket, syscall};
+    use crate::kernel::{files, inject, process, socket, syscall};
 
     /// Rung 1 (6.3 and up): the end of every socket send.
     #[btf_tracepoint(function = "sock_send_length")]
@@ -124,6 +124,14 @@ mod programs {
     #[btf_tracepoint(function = "sched_process_exit")]
     pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         process::ended(ctx.arg(0));
+        0
+    }
+
+    /// Asked by the agent: a file of a task (aya-ebpf has no macro for iterators).
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "iter/task_file")]
+    pub extern "C" fn socket_files(ctx: *const core::ffi::c_void) -> i32 {
+        files::visited(ctx);
         0
     }
 

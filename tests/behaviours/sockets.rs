@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tracewire_tests::agent::{Agent, Report};
@@ -130,6 +130,50 @@ fn unix_sockets_are_seen() -> Result<()> {
 #[test]
 fn socket_pairs_are_seen() -> Result<()> {
     check("pair", &[Way::Whole], &[], None)
+}
+
+/// The kernel tells of no close of a Unix socket: it is found out while the process lives on.
+#[test]
+fn calls_end_when_their_unix_socket_is_closed() -> Result<()> {
+    let _turn = alone()?;
+    let folder = Folder::new()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peer"));
+    command.args(["left", &Way::Whole.name()]).stdin(Stdio::piped());
+    let mut peer = Running::start("peer", &mut command)?;
+    let agent = Agent::attach(&[peer.pid()], &folder)?;
+    let mut stdin = peer.take_stdin().context("stdin")?;
+    stdin.write_all(b"go\n")?;
+    let expected = Flights::new(&Way::Whole.name()).expected;
+    let clients = expected.iter().filter(|call| call.kind == "CLIENT").count();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let closed = loop {
+        let mut spans = agent.spans()?;
+        spans.retain(|span| span.kind == "CLIENT");
+        if spans.len() == clients {
+            break spans;
+        }
+        ensure!(Instant::now() < deadline, "the calls do not end: {spans:?}");
+        ensure!(peer.ended().is_none(), "the process ended first");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    stdin.write_all(b"end\n")?;
+    peer.wait(Duration::from_secs(60))?;
+    let report = agent.finish()?;
+    for span in &closed {
+        let reset = span.text("rpc.status_code").is_some();
+        assert!(
+            reset != span.attributes.contains_key("tracewire.unfinished"),
+            "{span:?}"
+        );
+    }
+    let unfinished = closed
+        .iter()
+        .filter(|span| span.attributes.contains_key("tracewire.unfinished"));
+    assert!(unfinished.count() > clients / 2, "{closed:?}");
+    let servers = report.spans.iter().filter(|span| span.kind == "SERVER");
+    assert_eq!(servers.count(), clients, "each call once");
+    assert_eq!(report.spans.len(), 2 * clients, "each call once");
+    Ok(())
 }
 
 /// Libraries name a Unix socket each in their own way: the address is not compared.

@@ -3,6 +3,7 @@
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, FExit, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use rustc_hash::FxHashSet;
 use tracewire_common::fault;
 use tracewire_common::link::StreamKey;
 use tracewire_common::plain::Plain;
@@ -11,6 +12,7 @@ use tracewire_common::settings::{Settings, watch};
 use tracewire_common::trace::Context;
 
 use super::btf::{self, Btf};
+use super::files;
 use super::head;
 use super::inject::{self, Injection};
 use super::preempt;
@@ -98,6 +100,8 @@ pub struct Kernel {
     pub rung: Rung,
     /// Whether what Unix sockets say can be relied on.
     pub unix: bool,
+    /// Whether it can be told when a Unix socket is closed.
+    closes: bool,
     /// Abilities that are missing, with the reason.
     pub missing: Vec<(&'static str, String)>,
     /// How contexts are written, or why they are not; None: nobody asked.
@@ -181,6 +185,9 @@ impl Kernel {
                     let unsure = preempt::unix_sockets_are_unsure(rung);
                     let unix = unsure.is_none();
                     missing.extend(unsure.map(|reason| ("Unix sockets", reason)));
+                    let closes = files::load(&mut ebpf, &kernel_types);
+                    let lacking = closes.as_ref().err().filter(|_| unix);
+                    missing.extend(lacking.map(|reason| ("closes of Unix sockets", reason.clone())));
                     let injection = request
                         .inject
                         .then(|| inject::attach(&mut ebpf, rung, request.inject_despite));
@@ -193,6 +200,7 @@ impl Kernel {
                         probes,
                         rung,
                         unix,
+                        closes: closes.is_ok(),
                         missing,
                         injection,
                     });
@@ -278,6 +286,19 @@ impl Kernel {
     /// A process is gone, or runs another program.
     pub fn unprobe(&mut self, pid: u32) {
         self.probes.gone(&mut self.ebpf, pid);
+    }
+
+    /// Names of the Unix sockets that observed processes hold; None: it can't be told.
+    pub fn held_sockets(&mut self) -> Option<FxHashSet<u64>> {
+        if !self.closes {
+            return None;
+        }
+        files::held(&mut self.ebpf)
+            .inspect_err(|reason| {
+                tracing::warn!("closes of Unix sockets are not seen any more: {reason}");
+                self.closes = false;
+            })
+            .ok()
     }
 
     /// How many probes there are.

@@ -6,6 +6,7 @@
 
 pub mod btf;
 pub mod check;
+mod files;
 mod head;
 pub mod inject;
 pub mod load;

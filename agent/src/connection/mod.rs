@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+pub mod closes;
 pub mod record;
 pub mod waiting;
 

@@ -234,5 +234,9 @@ impl<W: Write + Send> Exporter for ConsoleExporter<W> {
             self.text = format!("… {} more traces\n\n", std::mem::take(&mut self.hidden));
             self.write(0);
         }
+        if let Some(table) = self.summary().filter(|_| !self.closed) {
+            self.text = table;
+            self.write(0);
+        }
     }
 }

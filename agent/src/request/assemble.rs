@@ -10,11 +10,13 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use tracewire_common::elided::{HEAD_TRUNCATED, Head, frame};
 use tracewire_common::event::{Header, direction, flags};
+use tracewire_common::tls;
 
 use super::sort::{HeadSink, Kind};
 use super::{Exchange, Messages, Outcome, Protocol, RequestHead, ResponseHead, Role, Seen, Version};
-use crate::connection::Peer;
+use crate::connection::closes::Followed;
 use crate::connection::record::{Event, Opened};
+use crate::connection::{Peer, Transport};
 use crate::protocol::elided::Frames;
 use crate::protocol::fields::{Allow, Interner};
 use crate::protocol::http2::{Direction, Opening, Signal};
@@ -187,6 +189,19 @@ impl Assembler {
             }
         }
         open
+    }
+
+    /// Unix connections that are open, as far as is known. Of TLS on a Unix socket only the socket.
+    pub fn unix_connections(&self) -> Vec<Followed> {
+        let followed = |(name, c): (&u64, &Connection)| Followed {
+            connection: *name,
+            busy: !c.streams.is_empty() || !c.queue.is_empty(),
+        };
+        let mut connections = self.connections.iter();
+        let unix = connections.by_ref();
+        unix.filter(|(name, c)| c.peer.transport == Transport::Unix && !tls::named(**name))
+            .map(followed)
+            .collect()
     }
 
     /// Number of connections at present.

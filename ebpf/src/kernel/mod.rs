@@ -4,6 +4,7 @@
 pub mod call;
 pub mod context;
 pub mod emit;
+pub mod files;
 pub mod inject;
 pub mod maps;
 pub mod memory;

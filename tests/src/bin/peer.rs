@@ -1,6 +1,8 @@
 //! `peer FAMILY WAY…`: one connection to itself for each way, over which the
 //! exchange of `tracewire_tests::peer` goes. Waits for a line on standard
-//! input first, so that an agent can attach.
+//! input first, so that an agent can attach. With the family `left` the client of
+//! a Unix socket closes it without waiting for the answers, and the process lives on
+//! until another line.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -61,12 +63,29 @@ fn exchange(family: &str, way: Way) -> Result<()> {
     caller.join().map_err(|_| anyhow::anyhow!("the client panicked"))?
 }
 
+/// The server's end, which has read all requests and answers none; the client's is closed.
+fn left(way: Way) -> Result<OwnedFd> {
+    let flights = Flights::new(&way.name());
+    let (client, server) = connection("pair")?;
+    let sent = flights.client.clone();
+    let caller = std::thread::spawn(move || way.send(client.as_raw_fd(), &sent));
+    way.receive(server.as_raw_fd(), flights.client.len())?;
+    caller.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+    Ok(server)
+}
+
 fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
     let family = words.next().context("peer FAMILY WAY…")?;
     std::io::stdin().read_line(&mut String::new())?;
     for word in words {
         let way = Way::named(&word).with_context(|| format!("no way {word}"))?;
+        if family == "left" {
+            let server = left(way)?;
+            std::io::stdin().read_line(&mut String::new())?;
+            drop(server);
+            continue;
+        }
         exchange(&family, way).with_context(|| format!("{family} {word}"))?;
     }
     Ok(())

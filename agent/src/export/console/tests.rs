@@ -228,7 +228,10 @@ fn shutdown_shows_what_is_held() {
     let mut screen = Screen::new(Look::default());
     screen.take(&shop()[..2]);
     screen.console.shutdown(Duration::ZERO);
-    assert!(String::from_utf8(screen.console.out).unwrap().contains("prices"));
+    let text = String::from_utf8(screen.console.out).unwrap();
+    let (trees, table) = text.split_once("service  kind").unwrap();
+    assert!(trees.contains("prices"), "{text}");
+    assert_eq!(table.lines().count(), 3, "the figures of the run come last: {text}");
 }
 
 #[test]
