@@ -20,6 +20,7 @@ pub mod export;
 pub mod health;
 pub mod metrics;
 pub mod pipeline;
+pub mod priority;
 pub mod privacy;
 pub mod propagation;
 pub mod protocol;

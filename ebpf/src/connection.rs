@@ -157,6 +157,14 @@ pub struct Shared {
     pub tcp: u8,
     /// HTTP/1: requests whose head was seen to its end.
     pub requests: u32,
+    /// Go: the `g` that read last and is known as this connection's reader, else 0.
+    pub reader: u64,
+    /// Go: the `g` that writes all of this connection as long as it lives, if that is known, else 0.
+    pub writer: u64,
+    /// 1: the process serves requests on it (grpc-go), so what it sends begins none.
+    pub serves: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 /// A connection: both directions.
@@ -227,6 +235,10 @@ impl Shared {
         origin: 0,
         tcp: 0,
         requests: 0,
+        reader: 0,
+        writer: 0,
+        serves: 0,
+        reserved: 0,
     };
 }
 

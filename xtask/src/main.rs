@@ -83,7 +83,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         }
         Task::Test { fast } => test::run(*fast),
         Task::Fuzz { seconds } => fuzz::run(*seconds),
-        Task::Bench(arguments) => bench::run(*arguments),
+        Task::Bench(arguments) => bench::run(arguments),
         Task::ValidateDeploy => validate_deploy::run(),
         Task::Vm(arguments) => return vm::run(arguments),
     }

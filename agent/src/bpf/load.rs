@@ -86,6 +86,8 @@ pub struct Request {
     pub connections: u32,
     /// Key of all ids: [`tracewire_common::trace::mint`].
     pub key: [u64; 2],
+    /// Observed programs are probed for which call is made on behalf of which request.
+    pub links: bool,
     /// Contexts are written to outbound requests.
     pub inject: bool,
     /// Even for processes to which this kernel says wrongly how many bytes a followed socket holds.
@@ -191,7 +193,10 @@ impl Kernel {
                     let injection = request
                         .inject
                         .then(|| inject::attach(&mut ebpf, rung, request.inject_despite));
-                    let probes = Probes::new(matches!(injection, Some(Ok(Injection { counts: false }))));
+                    let probes = Probes::new(probe::Wanted {
+                        links: request.links,
+                        counts: matches!(injection, Some(Ok(Injection { counts: false }))),
+                    });
                     if request.choose_new {
                         probes.ready(&mut ebpf);
                     }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, RingBuf};
 
-/// How often a busy reader looks.
-const BUSY: Duration = Duration::from_millis(4);
+/// How often a busy reader looks: a wake-up and what follows it cost as much as some spans.
+const BUSY: Duration = Duration::from_millis(8);
 /// Quiet time after which the reader asks to be woken.
 const QUIET: Duration = Duration::from_millis(40);
 /// Longest sleep: a wake-up that was missed by a hair costs no more than this.

@@ -13,7 +13,7 @@ use super::{Failure, Shared, View};
 use crate::bpf::check;
 use crate::bpf::load::{Kernel, Request};
 use crate::config::sentry::Way;
-use crate::config::{self, Config, Environment, Given, LogFlags, Output};
+use crate::config::{self, Config, Environment, Given, Links, LogFlags, Output};
 use crate::discover::resource::Resources;
 use crate::export::Exporter;
 use crate::export::console::{ConsoleExporter, Look};
@@ -78,18 +78,16 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
         "sampling"
     );
     let env = Environment::of_process(log).map_err(|e| Failure::Usage(e.to_string()))?;
-    let (ring, connections) = sizes(shared, &env).map_err(|e| Failure::Usage(e.to_string()))?;
+    let request = kernel_side(shared, &env).map_err(|e| Failure::Usage(e.to_string()))?;
+    if shared.inject && !request.links {
+        tracing::warn!("--links off: with --inject every call's context begins a new trace");
+    }
     if configured.config.enabled.value {
         check::preflight().map_err(Failure::Other)?;
     }
     let request = Request {
-        ring_bytes: ring * 1024,
-        connections,
-        rung: shared.hook,
         key: rand::random(),
-        inject: shared.inject,
-        inject_despite: shared.inject_despite_trial,
-        ..Request::default()
+        ..request
     };
     Ok(Prepared {
         configured,
@@ -99,8 +97,8 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
     })
 }
 
-/// Size of the ring buffer, KiB, and most connections.
-pub(super) fn sizes(shared: &Shared, env: &Environment<'_>) -> Result<(u32, u32), config::Error> {
+/// What flags, variables and the file ask of the kernel side.
+pub(super) fn kernel_side(shared: &Shared, env: &Environment<'_>) -> Result<Request, config::Error> {
     let size = |flag: Option<u32>, name: &'static str, variable: &'static str, default: u32| {
         let given = env.text(&[variable])?;
         match (flag, given) {
@@ -115,7 +113,7 @@ pub(super) fn sizes(shared: &Shared, env: &Environment<'_>) -> Result<(u32, u32)
             (None, None) => Ok((default, name)),
         }
     };
-    let (ring, source) = size(shared.ring_buffer, "--ring-buffer", "TRACEWIRE_RING_BUFFER", 8192)?;
+    let (ring, source) = size(shared.ring_buffer, "--ring-buffer", "TRACEWIRE_RING_BUFFER", 4096)?;
     if !ring.is_power_of_two() || !(64..=1 << 20).contains(&ring) {
         return Err(config::Error::new(
             source,
@@ -126,7 +124,21 @@ pub(super) fn sizes(shared: &Shared, env: &Environment<'_>) -> Result<(u32, u32)
     if connections == 0 {
         return Err(config::Error::new(source, "at least 1 is needed"));
     }
-    Ok((ring, connections))
+    let links = match (shared.links, env.text(&["TRACEWIRE_LINKS"])?) {
+        (Some(links), _) => links,
+        (None, Some(given)) => Links::of_word(&given.value)
+            .ok_or_else(|| config::Error::new(given.source, format_args!("`{}` is not on or off", given.value)))?,
+        (None, None) => Links::default(),
+    };
+    Ok(Request {
+        ring_bytes: ring * 1024,
+        connections,
+        links: links == Links::On,
+        rung: shared.hook,
+        inject: shared.inject,
+        inject_despite: shared.inject_despite_trial,
+        ..Request::default()
+    })
 }
 
 impl View {
@@ -175,6 +187,8 @@ pub(super) fn configure(shared: &View, log: &LogFlags, default: Output) -> Resul
         request: lower(&view.capture_request_header),
         response: lower(&view.capture_response_header),
     };
+    // Before there are threads: they inherit it.
+    crate::priority::give_way();
     let counters = Arc::new(Counters::default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

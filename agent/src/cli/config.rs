@@ -41,7 +41,7 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
     agent::configure(&args.shared.view, log, default_output())?;
     config::sampling::load(&args.shared.sampling, SHARE, log).map_err(usage)?;
     let env = Environment::of_process(log).map_err(usage)?;
-    agent::sizes(&args.shared, &env).map_err(usage)?;
+    agent::kernel_side(&args.shared, &env).map_err(usage)?;
     let all = show::all(&env, |flag| given(&args, log, flag)).map_err(usage)?;
     if args.json {
         let object: serde_json::Map<_, _> = all
@@ -102,6 +102,7 @@ fn given(args: &Args, log: &LogFlags, flag: &str) -> Option<String> {
         "sentry-traces-sample-rate" => view.sentry.sentry_traces_sample_rate.map(|n| n.to_string()),
         "sentry-traces" => word(view.sentry.sentry_traces.and_then(|v| v.to_possible_value())),
         "log-level" => word(log.log_level.and_then(|v| v.to_possible_value())),
+        "links" => word(shared.links.and_then(|v| v.to_possible_value())),
         "ring-buffer" => shared.ring_buffer.map(|n| n.to_string()),
         "connections" => shared.connections.map(|n| n.to_string()),
         _ => None,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{Environment, ExportFlags, LogFlags, SamplingFlags, SentryFlags};
+use crate::config::{Environment, ExportFlags, Links, LogFlags, SamplingFlags, SentryFlags};
 use crate::discover::select::Selector;
 
 mod agent;
@@ -136,12 +136,16 @@ pub(crate) struct Shared {
     view: View,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// Size of the buffer between kernel and agent, KiB (a power of two) [default: 8192]
+    /// Size of the buffer between kernel and agent, KiB (a power of two) [default: 4096]
     #[arg(long, value_name = "KIB", help_heading = "Kernel")]
     ring_buffer: Option<u32>,
     /// Connections followed at a time [default: 16384]
     #[arg(long, value_name = "N", help_heading = "Kernel")]
     connections: Option<u32>,
+    /// off: no probes that find out which calls a service makes for which request, which cost it the
+    /// most; its calls then begin traces of their own [default: on]
+    #[arg(long, value_enum, value_name = "WORD", help_heading = "Kernel")]
+    links: Option<Links>,
     /// Write a traceparent into the requests that the traced processes make; off unless this is given
     #[arg(long, help_heading = "Propagation")]
     inject: bool,

@@ -28,6 +28,26 @@ impl Output {
     }
 }
 
+/// Whether calls are joined with the requests that they are made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Links {
+    /// By probes in the observed programs
+    #[default]
+    On,
+    /// No: nothing but sockets (and TLS libraries) is probed
+    Off,
+}
+
+impl Links {
+    pub(crate) fn of_word(word: &str) -> Option<Self> {
+        match word.trim().to_ascii_lowercase().as_str() {
+            "on" => Some(Links::On),
+            "off" => Some(Links::Off),
+            _ => None,
+        }
+    }
+}
+
 /// Where spans and numbers go.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Export")]

@@ -32,7 +32,7 @@ use crate::discover::resource as discovered;
 use crate::span::limits::Limits;
 
 pub use environment::Environment;
-pub use flags::{ExportFlags, LogFlags, Output};
+pub use flags::{ExportFlags, Links, LogFlags, Output};
 pub use otlp::{Compression, Endpoint, Headers, Otlp, Protocol};
 pub use sampling::SamplingFlags;
 pub use sentry::SentryFlags;

@@ -228,10 +228,12 @@ settings! {
         "Least severe message on standard error"
     "health.listen" Kind::Text, "none", ["TRACEWIRE_HEALTH_LISTEN"], "health-listen";
         "Address of /metrics, /healthz and /readyz, like 127.0.0.1:9464; nothing listens unless it is given"
-    "kernel.ring_buffer" Kind::Count, "8192", ["TRACEWIRE_RING_BUFFER"], "ring-buffer";
+    "kernel.ring_buffer" Kind::Count, "4096", ["TRACEWIRE_RING_BUFFER"], "ring-buffer";
         "Size of the buffer between kernel and agent, KiB, a power of two"
     "kernel.connections" Kind::Count, "16384", ["TRACEWIRE_CONNECTIONS"], "connections";
         "Connections followed at a time"
+    "kernel.links" Kind::Word(&["on", "off"]), "on", ["TRACEWIRE_LINKS"], "links";
+        "off: no probes that find out which calls a service makes for which request, which cost it the most"
 }
 
 #[cfg(test)]

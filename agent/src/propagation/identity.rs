@@ -37,7 +37,7 @@ const SENT: usize = 16 * 1024;
 /// Requests remembered while they are open.
 const OPEN: usize = 128 * 1024;
 /// Requests remembered after their end: calls made on their behalf may end later.
-const ENDED: usize = 32 * 1024;
+const ENDED: usize = 16 * 1024;
 /// Links remembered before their request began.
 const LINKS: usize = 32 * 1024;
 /// Processes of this node that a trace is followed through, at most.
@@ -127,7 +127,8 @@ pub struct Identities {
     head: Head,
     key: [u64; 2],
     edges: Edges,
-    requests: FxHashMap<StreamKey, Request>,
+    /// Boxed, so that the table is small and cheap to rebuild.
+    requests: FxHashMap<StreamKey, Box<Request>>,
     ended: VecDeque<StreamKey>,
     /// By the request that is made.
     links: FxHashMap<StreamKey, Link>,
@@ -255,7 +256,7 @@ impl Identities {
                 };
                 if self.requests.len() < OPEN + ENDED {
                     let key = key(role, connection, stream);
-                    self.requests.insert(key, request);
+                    self.requests.insert(key, Box::new(request));
                     if self.asked && role == Role::Server && version == Version::Http2 {
                         self.ask(key, start_ns, services);
                     }
@@ -316,7 +317,7 @@ impl Identities {
 
     fn ended(&mut self, exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
         let key = key(exchange.role, exchange.peer.connection, exchange.stream);
-        let request = self.requests.entry(key).or_insert_with(|| Request::of(&exchange));
+        let request = self.requests.entry(key).or_insert_with(|| Box::new(Request::of(&exchange)));
         request.end_ns = exchange.end_ns.max(1);
         request.over_ns = Some(edge::over_ns(exchange.end_ns, exchange.outcome == Outcome::Complete));
         self.ended.push_back(key);
@@ -336,7 +337,7 @@ impl Identities {
 
     fn finish(&mut self, mut exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
         let key = key(exchange.role, exchange.peer.connection, exchange.stream);
-        self.requests.entry(key).or_insert_with(|| Request::of(&exchange));
+        self.requests.entry(key).or_insert_with(|| Box::new(Request::of(&exchange)));
         let context = self.context(key, services, 0).unwrap_or_default();
         let mut ambiguous = false;
         if let Some(request) = self.requests.get(&key) {
@@ -346,6 +347,12 @@ impl Identities {
             }
         }
         exchange.start_ns = exchange.start_ns.min(exchange.end_ns);
+        if let Some(request) = self.requests.get_mut(&key) {
+            // Its place is settled: what decided over it is not needed any more.
+            request.method = Seen::Absent;
+            request.path = Seen::Absent;
+            request.state = None;
+        }
         out.push(Identified {
             exchange,
             context,
@@ -544,7 +551,7 @@ impl Identities {
         let start_ns = child.start_ns;
         // What was over before the call began had ended its work: the call is not part of it.
         let over = |parent: &Request| parent.end_ns != 0 && parent.end_ns < start_ns;
-        if self.requests.get(&link.parent).is_none_or(over) {
+        if self.requests.get(&link.parent).is_none_or(|parent| over(parent)) {
             self.counts.parents_unseen += 1;
             return None;
         }

@@ -117,6 +117,12 @@ pub struct Cursor {
     pub sk: u64,
     /// Address of the user registers.
     pub regs: u64,
+    /// The goroutine's `g` if the process is a Go program, else 0.
+    pub g: u64,
+    /// 1: this call tells nothing new of who reads or writes its connection.
+    pub settled: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 /// Records to the agent. Its size is set by the agent.

@@ -146,12 +146,17 @@ fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, caller: Calle
     parts.cursor.moved = moved;
     parts.cursor.dry = 0;
     parts.cursor.records = 0;
+    parts.cursor.settled = 0;
+    let go = caller.how & runtime::bit(runtime::GO) != 0;
+    parts.cursor.g = if go { go::current_g(regs) } else { 0 };
     call_ended(slot);
     if way == direction::RECEIVE && inject::read::wanted() {
         inject::read::contexts(slot);
     }
-    if caller.how & runtime::bit(runtime::GO) != 0 {
-        go::moved(slot);
+    if go {
+        if parts.cursor.settled == 0 {
+            go::moved(slot);
+        }
     } else if caller.how & runtime::bit(runtime::TOKIO) != 0 {
         tokio::moved(slot);
     }

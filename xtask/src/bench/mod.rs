@@ -3,10 +3,11 @@
 //! Bias: ratios of neighbouring rounds rather than absolute figures, which
 //! speak of the machine; figures are shown, and never fail the task.
 //!
-//! Every span is kept and exported by OTLP to a [`sink`] in this process, which
-//! takes the spans, counts them and throws them away. The client logs each
-//! call to memory for its latency, the server to `/dev/null`; both are part of
-//! the workload, off and on alike.
+//! Every span is kept and exported to a [`sink`] in this process, which takes
+//! the spans, counts them and throws them away. The client logs each call to
+//! memory for its latency, the server to `/dev/null`; both are part of the
+//! workload, off and on alike. Several ways to run the agent ([`variant`]) are
+//! compared in one run, in turns.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,9 +25,12 @@ mod process;
 mod report;
 mod round;
 mod sink;
+mod tls;
+mod variant;
 
 use figures::Run;
 use round::{Bench, Load, Watch};
+use variant::Variant;
 
 /// Calls of the first run, which warms up and finds out how long one takes.
 const WARM_UP: u64 = 10_000;
@@ -72,13 +76,27 @@ impl Observe {
     }
 }
 
+/// How much the service has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// As many calls as go: both cores are busy
+    Saturated,
+    /// Half as many a second as go without the agent
+    Half,
+    /// 10,000 spans a second
+    Fixed,
+}
+
+/// Spans a second of [`Stage::Fixed`].
+const FIXED: u64 = 10_000;
+
 /// What to measure.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// Length of one run
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Runs with the agent, and as many without
+    /// Runs of each variant, and as many without the agent
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
     /// Only this service
@@ -87,13 +105,25 @@ pub struct Arguments {
     /// Ends of the calls that the agent observes
     #[arg(long, value_enum, default_value_t = Observe::Both)]
     observe: Observe,
+    /// How the agent runs; several are compared in the same rounds
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "on,links-off")]
+    variant: Vec<Variant>,
+    /// Loads to measure at
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "saturated,half,fixed")]
+    load: Vec<Stage>,
+    /// The service and its client speak TLS
+    #[arg(long)]
+    tls: bool,
+    /// Also the core alone, from a recording
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    core: bool,
 }
 
 /// Measures and prints.
 ///
 /// # Errors
 /// When something can't be built or run.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(arguments: &Arguments) -> Result<()> {
     setup::need_root("bench: load programs into the kernel")?;
     let agent = match std::env::var_os("TRACEWIRE_BIN") {
         Some(built) => PathBuf::from(built),
@@ -105,7 +135,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let stop = Stop::on_signals()?;
     for service in Service::ALL {
         if arguments.service.is_none_or(|only| only == service) {
-            let bench = Bench::new(agent.clone(), workload(service)?, arguments.observe)?;
+            let bench = Bench::new(agent.clone(), workload(service)?, arguments.observe, arguments.tls)?;
             measure(&bench, service, arguments, &stop)?;
         }
     }
@@ -125,7 +155,7 @@ fn workload(service: Service) -> Result<PathBuf> {
     Ok(folder.join("run"))
 }
 
-fn measure(bench: &Bench, service: Service, arguments: Arguments, stop: &Stop) -> Result<()> {
+fn measure(bench: &Bench, service: Service, arguments: &Arguments, stop: &Stop) -> Result<()> {
     let length = Duration::from_secs(arguments.seconds);
     let warm = bench.run(
         Watch::Off,
@@ -135,45 +165,41 @@ fn measure(bench: &Bench, service: Service, arguments: Arguments, stop: &Stop) -
         },
         stop,
     )?;
-    let full = Load {
-        calls: calls(warm.throughput(), length),
-        rate: 0,
-    };
-    let saturated = turns(
-        bench,
-        &format!("{}, saturated", service.name()),
-        full,
-        arguments.rounds,
-        stop,
-    )?;
-    let rate = saturated.iter().map(|(off, _)| off.throughput()).fold(0.0, f64::max) / 2.0;
-    let half = Load {
-        calls: calls(rate, length),
-        rate: rate as u64,
-    };
-    let halved = turns(
-        bench,
-        &format!("{}, half load", service.name()),
-        half,
-        arguments.rounds,
-        stop,
-    )?;
-    let inside = [full, half].map(|load| bench.run(Watch::Timed, load, stop));
-    let [full_inside, half_inside] = inside;
+    let mut most = warm.throughput();
     let sides = arguments.observe.sides();
-    report::print(
-        &format!("{}: both cores saturated", service.name()),
-        &saturated,
-        &full_inside?,
-        sides,
-    );
-    report::print(
-        &format!("{}: half load, {rate:.0} calls/s", service.name()),
-        &halved,
-        &half_inside?,
-        sides,
-    );
-    core(bench, service, stop)
+    for stage in &arguments.load {
+        let rate = match stage {
+            Stage::Saturated => 0.0,
+            Stage::Half => most / 2.0,
+            Stage::Fixed => (FIXED / sides) as f64,
+        };
+        let load = Load {
+            calls: calls(if rate == 0.0 { most } else { rate }, length),
+            rate: rate as u64,
+        };
+        let what = match stage {
+            Stage::Saturated => "both cores saturated".to_owned(),
+            Stage::Half => format!("half load, {rate:.0} calls/s"),
+            Stage::Fixed => format!("{FIXED} spans/s"),
+        };
+        let title = format!("{}: {what}", service.name());
+        let rounds = turns(bench, &title, load, arguments, stop)?;
+        if *stage == Stage::Saturated {
+            most = rounds.iter().map(|round| round.off.throughput()).fold(0.0, f64::max);
+        }
+        for (i, variant) in arguments.variant.iter().enumerate() {
+            let timed = bench.run(Watch::Timed(*variant), load, stop)?;
+            let pairs: Vec<(Run, Run)> = rounds
+                .iter()
+                .filter_map(|round| Some((round.off.clone(), round.on.get(i)?.clone())))
+                .collect();
+            report::print(&format!("{title}; {}", variant.name()), &pairs, &timed, sides, *variant);
+        }
+    }
+    if arguments.core && !arguments.tls {
+        core(bench, service, stop)?;
+    }
+    Ok(())
 }
 
 /// The agent's pure core alone, fed from a recording of this service: no kernel, no sockets.
@@ -205,15 +231,25 @@ fn calls(throughput: f64, length: Duration) -> u64 {
     (throughput * length.as_secs_f64()).max(100.0) as u64
 }
 
-/// Off, on, off, on …
-fn turns(bench: &Bench, what: &str, load: Load, rounds: u64, stop: &Stop) -> Result<Vec<(Run, Run)>> {
+/// One round: without the agent, then with it in each of its variants.
+struct Round {
+    off: Run,
+    on: Vec<Run>,
+}
+
+fn turns(bench: &Bench, what: &str, load: Load, arguments: &Arguments, stop: &Stop) -> Result<Vec<Round>> {
     let step = Step::begin(what);
-    let mut runs = Vec::new();
-    for round in 1..=rounds {
+    let mut rounds = Vec::new();
+    for round in 1..=arguments.rounds {
         ensure!(!stop.is_wanted(), "interrupted");
-        step.line(&format!("round {round} of {rounds}"));
-        runs.push((bench.run(Watch::Off, load, stop)?, bench.run(Watch::On, load, stop)?));
+        step.line(&format!("round {round} of {}", arguments.rounds));
+        let off = bench.run(Watch::Off, load, stop)?;
+        let on = arguments.variant.iter().map(|v| bench.run(Watch::On(*v), load, stop));
+        rounds.push(Round {
+            off,
+            on: on.collect::<Result<_>>()?,
+        });
     }
     step.done();
-    Ok(runs)
+    Ok(rounds)
 }

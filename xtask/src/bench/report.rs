@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::figures::{Agent, Run, median};
+use super::variant::Variant;
 
 /// Prints a load's figures: medians, and the medians of the ratios of neighbouring runs.
-pub fn print(title: &str, runs: &[(Run, Run)], timed: &Run, sides: u64) {
+pub fn print(title: &str, runs: &[(Run, Run)], timed: &Run, sides: u64, variant: Variant) {
     let calls = runs.first().map_or(0, |(off, _)| off.calls);
     println!(
         "\n{title} ({} rounds of {calls} calls, {sides} observed sides)",
@@ -60,9 +61,11 @@ pub fn print(title: &str, runs: &[(Run, Run)], timed: &Run, sides: u64) {
     line("spans made / calls and sides", "1", &|run, agent| {
         agent.counter("spans") as f64 / of_calls(run)
     });
-    line("spans received / calls and sides", "1", &|run, agent| {
-        agent.received as f64 / of_calls(run)
-    });
+    if variant.is_counted() {
+        line("spans received / calls and sides", "1", &|run, agent| {
+            agent.received as f64 / of_calls(run)
+        });
+    }
     // Of losses the sum: one bad round must not hide behind its neighbours.
     let lost: u64 = agents.iter().map(|(_, agent)| agent.counters_of("lost_events.")).sum();
     let dropped: u64 = agents

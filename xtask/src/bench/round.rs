@@ -14,6 +14,8 @@ use super::Observe;
 use super::figures::{Agent, Run};
 use super::process::{self, Programs, Statistics};
 use super::sink::Sink;
+use super::tls::Certificate;
+use super::variant::Variant;
 use crate::running::{Running, Stop};
 
 /// How long a program may take until it is ready.
@@ -22,7 +24,7 @@ const READY: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(900);
 /// How often the client is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// Rest between the last call and the agent's end: its reader sleeps 4 ms at most while there is something to read.
+/// Rest between the last call and the agent's end: its reader sleeps 8 ms at most while there is something to read.
 const REST: Duration = Duration::from_millis(300);
 /// The client's own delay before it connects, ms: long enough to stop it within.
 const START_DELAY_MS: &str = "500";
@@ -37,9 +39,9 @@ pub enum Watch {
     /// It does not run.
     Off,
     /// It observes.
-    On,
+    On(Variant),
     /// It observes, and the kernel times its programs, which costs a little by itself.
-    Timed,
+    Timed(Variant),
 }
 
 /// How much of what.
@@ -56,6 +58,7 @@ pub struct Bench {
     agent: PathBuf,
     workload: PathBuf,
     observe: Observe,
+    tls: Option<Certificate>,
     sink: Sink,
     /// In memory: a disk would be measured too.
     folder: PathBuf,
@@ -66,13 +69,14 @@ impl Bench {
     ///
     /// # Errors
     /// When there is no room for it.
-    pub fn new(agent: PathBuf, workload: PathBuf, observe: Observe) -> Result<Self> {
+    pub fn new(agent: PathBuf, workload: PathBuf, observe: Observe, tls: bool) -> Result<Self> {
         let folder = PathBuf::from("/dev/shm").join(format!("tracewire-bench-{}", std::process::id()));
         fs::create_dir_all(&folder).context("folder of the logs")?;
         Ok(Bench {
             agent,
             workload,
             observe,
+            tls: tls.then(|| Certificate::make(&folder)).transpose()?,
             sink: Sink::start()?,
             folder,
         })
@@ -83,13 +87,13 @@ impl Bench {
     /// # Errors
     /// When a program or a call fails.
     pub fn run(&self, watch: Watch, load: Load, stop: &Stop) -> Result<Run> {
-        let statistics = (watch == Watch::Timed).then(Statistics::on).transpose()?;
+        let statistics = matches!(watch, Watch::Timed(_)).then(Statistics::on).transpose()?;
         let address = free_address()?;
         let mut server = self.server(&address, stop)?;
         let mut client = self.client(&address, load)?;
         let agent = match watch {
             Watch::Off => None,
-            Watch::On | Watch::Timed => Some(Observer::start(self, &server, &client, stop)?),
+            Watch::On(variant) | Watch::Timed(variant) => Some(Observer::start(self, variant, &server, &client, stop)?),
         };
         let before = process::cpu(server.pid())?;
         signal(&client, Signal::CONT)?;
@@ -138,9 +142,16 @@ impl Bench {
         let mut serve = Command::new(&self.workload);
         serve.args(["server", "--log", "/dev/null", "--listen", address]);
         serve.stdout(File::create(&log).context("log")?);
+        self.secure(&mut serve);
         let mut server = Running::start("server", &mut serve, Signal::TERM, false)?;
         server.wait_for_line(&log, "listening", READY, stop)?;
         Ok(server)
+    }
+
+    fn secure(&self, workload: &mut Command) {
+        if let Some(certificate) = &self.tls {
+            certificate.give(workload);
+        }
     }
 
     fn log(&self) -> PathBuf {
@@ -157,6 +168,7 @@ impl Bench {
         call.args(["--concurrency", CONCURRENCY, "--connections", CONNECTIONS]);
         call.args(["--calls", &load.calls.to_string(), "--rate", &load.rate.to_string()]);
         call.args(["--start-delay-ms", START_DELAY_MS]);
+        self.secure(&mut call);
         let client = Running::start("client", call.stdout(Stdio::null()), Signal::TERM, false)?;
         signal(&client, Signal::STOP)?;
         Ok(client)
@@ -207,19 +219,15 @@ struct Observer {
 }
 
 impl Observer {
-    fn start(bench: &Bench, server: &Running, client: &Running, stop: &Stop) -> Result<Self> {
+    fn start(bench: &Bench, variant: Variant, server: &Running, client: &Running, stop: &Stop) -> Result<Self> {
         let log = bench.folder.join("agent");
         let mut observe = Command::new(&bench.agent);
         observe.args(["attach", "--pid", &server.pid().to_string()]);
         if bench.observe == Observe::Both {
             observe.args(["--pid", &client.pid().to_string()]);
         }
-        observe.args([
-            "--output",
-            "none",
-            "--otlp-endpoint",
-            &format!("http://{}", bench.sink.address),
-        ]);
+        observe.args(variant.arguments(&bench.sink, &bench.folder));
+        observe.envs(variant.variables(&bench.sink));
         observe.env("TRACEWIRE_COUNTERS", "1").stdout(Stdio::null());
         observe.stderr(File::create(&log).context("log of the agent")?);
         let mut running = Running::start("tracewire", &mut observe, Signal::INT, false)?;

@@ -1,6 +1,6 @@
-//! An OTLP receiver (HTTP, protobuf) that takes everything, counts the spans
-//! and keeps nothing: lighter than a collector, so that the load is measured
-//! and not the receiver.
+//! A receiver of OTLP (HTTP and gRPC, protobuf) and of whatever else is posted
+//! that takes everything, counts the spans and keeps nothing: lighter than a
+//! collector, so that the load is measured and not the receiver.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,12 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 
+mod grpc;
+
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
 
 /// The receiver; it serves as long as the task runs.
 pub struct Sink {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens for HTTP/1.1.
+    pub http: SocketAddr,
+    /// Where it listens for gRPC.
+    pub grpc: SocketAddr,
     spans: Arc<AtomicU64>,
 }
 
@@ -24,23 +28,32 @@ impl Sink {
     /// # Errors
     /// When there is no port.
     pub fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("OTLP receiver")?;
-        let address = listener.local_addr().context("OTLP receiver")?;
         let spans = Arc::new(AtomicU64::new(0));
-        let count = spans.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let count = count.clone();
-                std::thread::spawn(move || serve(&stream, &count));
-            }
-        });
-        Ok(Sink { address, spans })
+        Ok(Sink {
+            http: listen(&spans, serve)?,
+            grpc: listen(&spans, grpc::serve)?,
+            spans,
+        })
     }
 
     /// Spans so far.
     pub fn spans(&self) -> u64 {
         self.spans.load(Ordering::Relaxed)
     }
+}
+
+/// Serves each connection by a thread of its own.
+fn listen(spans: &Arc<AtomicU64>, serve: fn(&TcpStream, &AtomicU64) -> Option<()>) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("receiver")?;
+    let address = listener.local_addr().context("receiver")?;
+    let spans = spans.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let spans = spans.clone();
+            std::thread::spawn(move || serve(&stream, &spans));
+        }
+    });
+    Ok(address)
 }
 
 /// Answers requests until the connection ends; `None` is its end or nonsense.

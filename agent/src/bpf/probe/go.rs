@@ -121,6 +121,29 @@ impl Program<'_> {
         })
     }
 
+    /// On the one call of `callee` in `caller`, where the registers hold its arguments.
+    fn call(&self, program: &'static str, caller: &str, callee: &str) -> Result<Point, String> {
+        let function = self.function(caller)?;
+        let target = self.function(callee)?.address;
+        let code = self
+            .binary
+            .code(function)
+            .ok_or_else(|| format!("the code of {caller} can't be read"))?;
+        let mut found = code.instructions().filter(|i| calls(i, target));
+        let (Some(call), None) = (found.next(), found.next()) else {
+            return Err(format!("{caller} does not call {callee} once"));
+        };
+        let offset = self
+            .binary
+            .offset(call.ip())
+            .ok_or_else(|| format!("the code of {caller} is not in the file"))?;
+        Ok(Point {
+            program,
+            offset,
+            cookie: 0,
+        })
+    }
+
     /// What all of Go's mechanisms take: offsets in the runtime's structures, and new goroutines.
     fn goroutines(&self, numbers: &mut Layout) -> Result<Vec<Point>, String> {
         let version = self
@@ -173,7 +196,17 @@ impl Program<'_> {
                 Register::RAX,
             )
             .and_then(|made| {
-                let written = self.entry("go_write_header", &format!("{TRANSPORT}(*loopyWriter).writeHeader"))?;
+                let write = format!("{TRANSPORT}(*loopyWriter).writeHeader");
+                // A server writes header fields too, and more often; they begin no request.
+                // The newer name, the older one.
+                let begins = ["clientHeaderHandler", "originateStream"].into_iter();
+                let written = begins
+                    .map(|caller| self.call("go_write_header", &format!("{TRANSPORT}(*loopyWriter).{caller}"), &write))
+                    .find_map(Result::ok);
+                let written = match written {
+                    Some(point) => point,
+                    None => self.entry("go_write_header", &write)?,
+                };
                 Ok(vec![made, written])
             });
         abilities.push(Ability {

@@ -81,17 +81,26 @@ pub trait Runtime: Send {
     }
 }
 
-/// All that are known; `counts`: also code that asks sockets how many bytes they hold.
-fn runtimes(counts: bool) -> Vec<Box<dyn Runtime>> {
-    let mut runtimes: Vec<Box<dyn Runtime>> = vec![
-        Box::new(go::Go),
-        Box::new(tokio::Tokio),
-        Box::new(tls::Tls::default()),
-        Box::new(cpython::CPython),
-        Box::new(cpython::Greenlet),
-        Box::new(grpc_core::GrpcCore),
-    ];
-    if counts {
+/// What is looked for beside what is needed to see TLS at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Which call is made on behalf of which request.
+    pub links: bool,
+    /// Code that asks sockets how many bytes they hold.
+    pub counts: bool,
+}
+
+/// Those that are wanted of all that are known.
+fn runtimes(wanted: Wanted) -> Vec<Box<dyn Runtime>> {
+    let mut runtimes: Vec<Box<dyn Runtime>> = vec![Box::new(tls::Tls::default())];
+    if wanted.links {
+        runtimes.push(Box::new(go::Go));
+        runtimes.push(Box::new(tokio::Tokio));
+        runtimes.push(Box::new(cpython::CPython));
+        runtimes.push(Box::new(cpython::Greenlet));
+        runtimes.push(Box::new(grpc_core::GrpcCore));
+    }
+    if wanted.counts {
         runtimes.push(Box::new(counts::Counts));
     }
     runtimes
@@ -172,7 +181,10 @@ pub struct Report {
 /// # Errors
 /// When the process is gone or may not be looked at.
 pub fn look(pid: u32) -> io::Result<Vec<Report>> {
-    let runtimes = runtimes(false);
+    let runtimes = runtimes(Wanted {
+        links: true,
+        counts: false,
+    });
     let mut reports = Vec::new();
     for file in mapped(pid)? {
         for (_, found) in look_at(&runtimes, &file) {
@@ -223,10 +235,8 @@ pub struct Counts {
 
 /// A thread that looks at files: a large one takes a good part of a second, in which the ring
 /// buffer's reader would hear of processes that are gone by then.
-#[derive(Default)]
 struct Looker {
-    /// See [`runtimes`].
-    counts: bool,
+    wanted: Wanted,
     ways: Option<(Sender<Mapped>, Receiver<Looked>)>,
 }
 
@@ -239,11 +249,11 @@ impl Looker {
         if self.ways.is_none() {
             let (send, asked) = channel::<Mapped>();
             let (answer, receive) = channel();
-            let counts = self.counts;
+            let wanted = self.wanted;
             let thread = std::thread::Builder::new()
                 .name("tracewire-look".into())
                 .spawn(move || {
-                    let runtimes = runtimes(counts);
+                    let runtimes = runtimes(wanted);
                     for file in asked {
                         let found = look_at(&runtimes, &file);
                         if answer.send((file, found)).is_err() {
@@ -285,14 +295,14 @@ const SELDOM: Duration = Duration::from_secs(64);
 const PLAIN: usize = 4096;
 
 impl Probes {
-    /// None yet; `counts`: code that asks sockets how many bytes they hold is looked for too.
-    pub fn new(counts: bool) -> Self {
+    /// None yet.
+    pub fn new(wanted: Wanted) -> Self {
         Probes {
-            runtimes: runtimes(counts),
+            runtimes: runtimes(wanted),
             files: HashMap::new(),
             plain: HashSet::new(),
             awaited: HashMap::new(),
-            looker: Looker { counts, ways: None },
+            looker: Looker { wanted, ways: None },
             looked: HashMap::new(),
             counts: Counts::default(),
         }
@@ -305,8 +315,10 @@ impl Probes {
         for runtime in &self.runtimes {
             let _ = runtime.prepare(ebpf);
         }
-        for (_, program) in ebpf.programs_mut() {
+        let links = self.looker.wanted.links;
+        for (name, program) in ebpf.programs_mut() {
             if let Program::UProbe(program) = program
+                && (links || name.starts_with("tls_"))
                 && program.fd().is_err()
             {
                 let _ = program.load();

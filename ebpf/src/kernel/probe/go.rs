@@ -128,6 +128,12 @@ fn current(ctx: &ProbeContext) -> Option<(Unit, &'static [u32])> {
     Some((goroutine(pid, layout, register!(ctx, r14))?, layout))
 }
 
+/// The `g` that made the system call under way; 0: it can't be read.
+#[inline(always)]
+pub fn current_g(regs: u64) -> u64 {
+    kernel::<u64>(regs.wrapping_add(PT_REGS_R14)).unwrap_or(0)
+}
+
 /// A goroutine moved bytes of an HTTP/2 connection: which reads it, which writes it. The
 /// scratch of the call says the rest.
 #[unsafe(no_mangle)]
@@ -164,8 +170,12 @@ fn moved_by(slot: u32) -> Option<()> {
     if way == direction::RECEIVE {
         if get(&GO_READERS, &unit) != Some(connection) {
             let _ = GO_READERS.insert(unit, connection, 0);
-            let _ = GO_MAKERS.insert(maker(&unit, layout, g)?, connection, 0);
+            if let Some(maker) = maker(&unit, layout, g) {
+                let _ = GO_MAKERS.insert(maker, connection, 0);
+            }
         }
+        // SAFETY: a live element of a map; written whole.
+        unsafe { (*known).shared.reader = g };
         return None;
     }
     if shared.protocol == protocol::HTTP1 {
@@ -275,7 +285,9 @@ fn operate_headers(ctx: &ProbeContext) -> Option<()> {
     // MetaHeadersFrame embeds *HeadersFrame, which begins with its FrameHeader: StreamID at 8.
     let headers = user::<u64>(frame)?;
     let stream = user::<u32>(headers.wrapping_add(8))?;
-    let _ = GO_DECODED.insert(unit, stream, 0);
+    if layout[at::HANDLE_STREAM] == 0 {
+        let _ = GO_DECODED.insert(unit, stream, 0);
+    }
     // The goroutine that made the reader read the preface, and maybe header fields behind it.
     let connection =
         get(&GO_READERS, &unit).or_else(|| get(&GO_READERS, &maker(&unit, layout, register!(ctx, r14))?))?;
@@ -287,6 +299,10 @@ fn operate_headers(ctx: &ProbeContext) -> Option<()> {
     // SAFETY: an integer, written whole.
     if unsafe { GO_TRANSPORTS.get(transport) }.copied() != Some(connection) {
         let _ = GO_TRANSPORTS.insert(transport, connection, 0);
+        if let Some(known) = maps::connection(connection) {
+            // SAFETY: a live element of a map; written whole.
+            unsafe { (*known).shared.serves = 1 };
+        }
     }
     // Fields []hpack.HeaderField follow.
     let fields = user::<u64>(frame.wrapping_add(8))?;
@@ -335,22 +351,40 @@ pub fn go_newproc(ctx: ProbeContext) -> u32 {
 fn newproc(ctx: &ProbeContext) -> Option<()> {
     let pid = watched()?;
     let layout = layout(pid, runtime::GO)?;
-    let m = user::<u64>(register!(ctx, r14).wrapping_add(u64::from(layout[at::G_M])))?;
-    let creator = user::<u64>(m.wrapping_add(u64::from(layout[at::M_CURG])))?;
-    let parent = goroutine(pid, layout, creator)?;
+    let new = register!(ctx, rbx);
+    let by = match layout[at::PARENT_GOID] {
+        // The goroutine that the system stack works for.
+        0 => user::<u64>(creator(ctx, layout)?.wrapping_add(u64::from(layout[at::GOID])))?,
+        offset => user::<u64>(new.wrapping_add(u64::from(offset)))?,
+    };
+    let parent = Unit {
+        id: by,
+        pid,
+        kind: unit::GOROUTINE,
+    };
     if let Some(request) = context::of(&parent) {
-        let child = goroutine(pid, layout, register!(ctx, rbx))?;
+        let child = goroutine(pid, layout, new)?;
         context::serve(&child, &request);
     } else if layout[at::HANDLE_STREAM] == 0 {
         // Nothing tells which stream is handled, but that the reader makes a goroutine for it.
         // SAFETY: an integer, written whole.
         let stream = unsafe { GO_DECODED.get(parent) }.copied()?;
         let _ = GO_DECODED.remove(parent);
-        let connection = get(&GO_READERS, &parent).or_else(|| get(&GO_READERS, &maker(&parent, layout, creator)?))?;
-        let child = goroutine(pid, layout, register!(ctx, rbx))?;
+        let connection = match get(&GO_READERS, &parent) {
+            Some(connection) => connection,
+            None => get(&GO_READERS, &maker(&parent, layout, creator(ctx, layout)?)?)?,
+        };
+        let child = goroutine(pid, layout, new)?;
         context::serve(&child, &StreamKey::served(connection, stream));
     }
     Some(())
+}
+
+/// The `g` of the goroutine for which the system stack works.
+#[inline(always)]
+fn creator(ctx: &ProbeContext, layout: &[u32]) -> Option<u64> {
+    let m = user::<u64>(register!(ctx, r14).wrapping_add(u64::from(layout[at::G_M])))?;
+    user::<u64>(m.wrapping_add(u64::from(layout[at::M_CURG])))
 }
 
 /// Behind the call of `http2Client.createHeaderFields` in `NewStream`, on the calling goroutine: RAX is the first field.
@@ -380,7 +414,8 @@ fn header_fields(ctx: &ProbeContext) -> Option<()> {
     Some(())
 }
 
-/// `loopyWriter.writeHeader(l, streamID, endStream, hf []hpack.HeaderField, …)` on the writer goroutine.
+/// The call of `loopyWriter.writeHeader(l, streamID, endStream, hf []hpack.HeaderField, …)` for a new
+/// stream, on the writer goroutine; or where that call can't be told from others, the function.
 #[uprobe]
 pub fn go_write_header(ctx: ProbeContext) -> u32 {
     let _ = write_header(&ctx);
@@ -399,6 +434,10 @@ fn write_header(ctx: &ProbeContext) -> Option<()> {
     };
     let connection = get(&GO_WRITERS, &unit);
     if let Some(connection) = connection {
+        if let Some(known) = maps::connection(connection) {
+            // SAFETY: a live element of a map; written whole.
+            unsafe { (*known).shared.writer = register!(ctx, r14) };
+        }
         path(first, &StreamKey::made(connection, stream));
     }
     // SAFETY: plain, and written once.
