@@ -37,6 +37,20 @@ mod programs {
         0
     }
 
+    /// Rung 1 where programs may be preempted, behind the one above: for the sends for which it was skipped.
+    #[btf_tracepoint(function = "sock_send_length")]
+    pub fn sock_send_again(ctx: BtfTracePointContext) -> i32 {
+        socket::transferred_again(ctx.arg(0), ctx.arg::<i32>(1), direction::SEND, slot::SEND_AGAIN);
+        0
+    }
+
+    /// The same for receives.
+    #[btf_tracepoint(function = "sock_recv_length")]
+    pub fn sock_recv_again(ctx: BtfTracePointContext) -> i32 {
+        socket::transferred_again(ctx.arg(0), ctx.arg::<i32>(1), direction::RECEIVE, slot::RECEIVE_AGAIN);
+        0
+    }
+
     /// Rung 2 (trampolines): the end of `tcp_sendmsg(sk, msg, size)`.
     #[fexit(function = "tcp_sendmsg")]
     pub fn tcp_sendmsg(ctx: FExitContext) -> i32 {

@@ -122,6 +122,11 @@ fn wrong_flags_are_usage_errors() -> Result<()> {
         &["--ring-buffer", "power of two"],
     )?;
     refused(
+        attach(&["--pid", &pid])?.env("TRACEWIRE_LINKS", "some"),
+        2,
+        &["TRACEWIRE_LINKS", "`some`", "on or off"],
+    )?;
+    refused(
         &mut attach(&["--pid", &pid, "--route", "users"])?,
         2,
         &["--route users"],

@@ -423,7 +423,16 @@ fn climb(
     match rung {
         Rung::SocketTracepoints => {
             trace(ebpf, "sock_send_length", "sock_send_length", types)?;
-            trace(ebpf, "sock_recv_length", "sock_recv_length", types)
+            trace(ebpf, "sock_recv_length", "sock_recv_length", types)?;
+            if preempt::twice(rung) {
+                // Behind the first ones: programs run in the order in which they came.
+                let again = trace(ebpf, "sock_send_again", "sock_send_length", types)
+                    .and_then(|()| trace(ebpf, "sock_recv_again", "sock_recv_length", types));
+                if let Err(reason) = again {
+                    missing.push(("calls for which the kernel skips a program", reason));
+                }
+            }
+            Ok(())
         }
         Rung::Trampolines => {
             let receive = match recvmsg_parameters {

@@ -1,12 +1,18 @@
 //! Whether this kernel may skip a program. A tracing program that is preempted
 //! is skipped for whoever runs on that CPU meanwhile. TCP's byte counters show
-//! that as a gap; a Unix socket has none, so there a skipped call could make
-//! wrong spans. Bias: no spans of Unix sockets rather than wrong ones.
+//! that, and a second program does what the first was skipped for; a Unix socket
+//! has none, so there a skipped call could make wrong spans. Bias: no spans of
+//! Unix sockets rather than wrong ones.
 
 use super::load::{Rung, version};
 
 /// From this version on tracepoints call their programs preemptibly (seen on 7.3, not on 6.18).
 const PREEMPTIBLE_TRACEPOINTS: (u32, u32) = (6, 19);
+
+/// Whether a second program has to stand behind each of a rung's, for the calls for which the first is skipped.
+pub fn twice(rung: Rung) -> bool {
+    rung == Rung::SocketTracepoints && version() >= PREEMPTIBLE_TRACEPOINTS
+}
 
 /// Why Unix sockets are not followed here. None: they are.
 pub fn unix_sockets_are_unsure(rung: Rung) -> Option<String> {

@@ -317,7 +317,10 @@ impl Identities {
 
     fn ended(&mut self, exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
         let key = key(exchange.role, exchange.peer.connection, exchange.stream);
-        let request = self.requests.entry(key).or_insert_with(|| Box::new(Request::of(&exchange)));
+        let request = self
+            .requests
+            .entry(key)
+            .or_insert_with(|| Box::new(Request::of(&exchange)));
         request.end_ns = exchange.end_ns.max(1);
         request.over_ns = Some(edge::over_ns(exchange.end_ns, exchange.outcome == Outcome::Complete));
         self.ended.push_back(key);
@@ -337,7 +340,9 @@ impl Identities {
 
     fn finish(&mut self, mut exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
         let key = key(exchange.role, exchange.peer.connection, exchange.stream);
-        self.requests.entry(key).or_insert_with(|| Box::new(Request::of(&exchange)));
+        self.requests
+            .entry(key)
+            .or_insert_with(|| Box::new(Request::of(&exchange)));
         let context = self.context(key, services, 0).unwrap_or_default();
         let mut ambiguous = false;
         if let Some(request) = self.requests.get(&key) {

@@ -177,7 +177,12 @@ pub extern "C" fn call_ended(slot: u32) -> u32 {
 /// Whether a goroutine is known for what it does with this connection.
 #[inline(always)]
 fn settled(shared: &Shared, g: u64, send: bool) -> bool {
-    g != 0 && if send { shared.serves != 0 || shared.writer == g } else { shared.reader == g }
+    g != 0
+        && if send {
+            shared.serves != 0 || shared.writer == g
+        } else {
+            shared.reader == g
+        }
 }
 
 /// A call on a socket whose bytes are TLS.
@@ -308,7 +313,11 @@ fn in_order(sk: u64, cookie: u64, shared: &mut Shared, flow: &mut Flow, moved: u
         return true;
     };
     // What was put in on its way out is no byte of the application's.
-    let ahead = if send && inject::read::wanted() { inject::injected(cookie) } else { 0 };
+    let ahead = if send && inject::read::wanted() {
+        inject::injected(cookie)
+    } else {
+        0
+    };
     let position = position.wrapping_sub(ahead);
     // Another thread may have closed the sending side since this call's bytes were taken.
     let side = if send { SEND_SHUTDOWN } else { RCV_SHUTDOWN };

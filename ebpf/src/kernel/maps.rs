@@ -38,8 +38,12 @@ pub mod slot {
     pub const TLS: u32 = 5;
     /// How many of those there are.
     pub const TLS_COUNT: u32 = 3;
+    /// `sock_recv_again`
+    pub const RECEIVE_AGAIN: u32 = 8;
+    /// `sock_send_again`
+    pub const SEND_AGAIN: u32 = 9;
     /// How many there are.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 10;
 }
 
 /// `struct iovec`.

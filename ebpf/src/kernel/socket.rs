@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{
 use tracewire_common::event::{Close, Header, direction, kind};
 use tracewire_common::link::runtime;
 use tracewire_common::settings::watch;
-use tracewire_ebpf::connection::protocol;
+use tracewire_ebpf::connection::{Flow, flow_flag, phase, protocol};
 
 use crate::kernel::call::call_ended;
 use crate::kernel::maps::{self, offset, setting};
@@ -101,6 +101,57 @@ pub fn transferred(sk: *const core::ffi::c_void, moved: i32, way: u8, slot: u32)
     }
     let connection = name(sk);
     ended(sk as u64, connection, moved as u32, way, slot, caller, registers());
+}
+
+/// The same behind a program that the kernel may have skipped for this call. TCP's counters tell:
+/// where a call was seen, its direction stands where they do. Ends of streams are left to the socket's close.
+#[inline(always)]
+pub fn transferred_again(sk: *const core::ffi::c_void, moved: i32, way: u8, slot: u32) {
+    let Some(caller) = observed() else { return };
+    if moved <= 0 || sk.is_null() {
+        return;
+    }
+    let connection = name(sk);
+    if !was_skipped(sk as u64, connection, way) {
+        return;
+    }
+    ended(sk as u64, connection, moved as u32, way, slot, caller, registers());
+}
+
+#[inline(always)]
+fn was_skipped(sk: u64, name: u64, way: u8) -> bool {
+    let Some(known) = maps::connection(name) else {
+        // Not even its first call was seen, or it is no stream of TCP.
+        return kernel::<u16>(sk.wrapping_add(offset!(sk_family) as u64)) != Some(AF_UNIX);
+    };
+    // SAFETY: a live element of a map.
+    let shared = unsafe { (*known).shared };
+    if shared.tcp == 0 || shared.protocol >= protocol::OTHER {
+        return false;
+    }
+    // SAFETY: a live element of a map.
+    let flows: *const Flow = unsafe { &raw const (*known).flows }.cast();
+    let flow = flows.wrapping_add(usize::from(way == direction::SEND));
+    // SAFETY: as above; there are two flows.
+    let (phase, flags, sequence) = unsafe { ((*flow).phase, (*flow).flags, (*flow).sequence) };
+    if phase == phase::DEAD || flags & flow_flag::SEQUENCE == 0 {
+        return false;
+    }
+    open::positions(sk).is_some_and(|now| {
+        let (now, ahead) = if way == direction::SEND {
+            (
+                now.sent,
+                if inject::read::wanted() {
+                    inject::injected(name)
+                } else {
+                    0
+                },
+            )
+        } else {
+            (now.received, 0)
+        };
+        now.wrapping_sub(ahead) != sequence
+    })
 }
 
 /// The end of a send or receive on a `struct socket` of Unix.

@@ -19,10 +19,21 @@ impl Certificate {
     pub fn make(folder: &Path) -> Result<Self> {
         let file = |name: &str| folder.join(name);
         let mut make = Command::new("openssl");
-        make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+        make.args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ]);
         make.args(["-days", "2", "-subj", "/CN=localhost"]);
         make.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
-        make.arg("-keyout").arg(file("key.pem")).arg("-out").arg(file("cert.pem"));
+        make.arg("-keyout")
+            .arg(file("key.pem"))
+            .arg("-out")
+            .arg(file("cert.pem"));
         let made = make.output().context("openssl (apt-get install openssl)")?;
         ensure!(
             made.status.success(),

@@ -45,7 +45,12 @@ impl Variant {
         let http = format!("http://{}", sink.http);
         match self {
             Variant::NoExport | Variant::Json | Variant::Sentry => {}
-            Variant::Grpc => add(&["--otlp-endpoint", &format!("http://{}", sink.grpc), "--otlp-protocol", "grpc"]),
+            Variant::Grpc => add(&[
+                "--otlp-endpoint",
+                &format!("http://{}", sink.grpc),
+                "--otlp-protocol",
+                "grpc",
+            ]),
             Variant::File => {
                 add(&["--otlp-file"]);
                 all.push(folder.join("spans").into());

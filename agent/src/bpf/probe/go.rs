@@ -201,7 +201,13 @@ impl Program<'_> {
                 // The newer name, the older one.
                 let begins = ["clientHeaderHandler", "originateStream"].into_iter();
                 let written = begins
-                    .map(|caller| self.call("go_write_header", &format!("{TRANSPORT}(*loopyWriter).{caller}"), &write))
+                    .map(|caller| {
+                        self.call(
+                            "go_write_header",
+                            &format!("{TRANSPORT}(*loopyWriter).{caller}"),
+                            &write,
+                        )
+                    })
                     .find_map(Result::ok);
                 let written = match written {
                     Some(point) => point,

@@ -352,7 +352,7 @@ impl Probes {
 
     /// Tells the kernel side once no file of a process waits to be looked at.
     fn all_looked_at(&self, ebpf: &mut Ebpf, pid: u32) {
-        if self.looker.counts
+        if self.looker.wanted.counts
             && mapped(pid).is_ok()
             && !self.awaited.values().any(|awaiting| awaiting.contains(&pid))
             && let Some(mut processes) = processes(ebpf)
