@@ -184,6 +184,12 @@ fn text(setting: &Setting, node: &Node) -> Result<Option<String>, String> {
             texts.join(&separator.to_string())
         }
         (_, Node::List(_)) => return Err(expected()),
+        // YAML has on and off as other words for true and false.
+        (Kind::Word(words), Node::Text(text)) if words.contains(&"on") => match text.as_str() {
+            "true" => "on".into(),
+            "false" => "off".into(),
+            other => other.into(),
+        },
         (_, Node::Text(text)) => text.clone(),
     };
     if setting.kind.takes(&text) {
