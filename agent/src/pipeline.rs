@@ -68,6 +68,8 @@ pub enum Until {
 pub struct Change {
     /// Which traces are kept.
     pub sampling: sampler::Config,
+    /// Whether contexts are written, and to whom.
+    pub injection: (bool, Vec<crate::bpf::inject::Destination>),
     /// What spans say; what was learned stays.
     pub builder: Builder,
     /// Where spans go.
@@ -202,6 +204,9 @@ impl Pipeline {
             .change(Head::new(change.sampling.head.clone()), change.builder);
         self.sampler = Sampler::new(change.sampling);
         self.tell_rules();
+        if let Err(reason) = self.kernel.follow(change.injection.0, &change.injection.1) {
+            tracing::error!("no context is written any more: {reason}");
+        }
         self.chooser = change.chooser;
         for port in change.ports {
             if !self.kernel.choose_port(port) {

@@ -1,6 +1,7 @@
 //! What became of requests that the injectors looked at, counted per CPU.
 
-/// Values of the only element of the `FOLLOWED` map: whose sockets are followed.
+/// Values of the first element of the `FOLLOWED` map: whose sockets are followed. The second is 1
+/// if only what goes to `DESTINATIONS` is.
 pub mod followed {
     /// Nobody's.
     pub const NONE: u32 = 0;
@@ -10,6 +11,10 @@ pub mod followed {
     /// Those of all observed processes.
     pub const ALL: u32 = 2;
 }
+
+/// Bytes of a key of the `DESTINATIONS` map: a port in network order, 0 for all, and an address, an
+/// IPv4 one as ::ffff:a.b.c.d (RFC 4291 §2.5.5.2).
+pub const DESTINATION: usize = 18;
 
 /// Index into the `INJECTIONS` map.
 #[repr(u32)]

@@ -99,6 +99,22 @@ languages! {
     rust_receives_what_its_spans_say: Rust,
 }
 
+/// What goes to other hosts than those that were named carries nothing.
+#[test]
+fn contexts_go_only_where_they_may() -> Result<()> {
+    let _turn = alone()?;
+    let loads = [Load::new("unary", 20)];
+    for (to, expected) in [("10.0.0.0/8", 0), ("127.0.0.0/8:1", 0), ("127.0.0.0/8", 20)] {
+        let flags = ["--inject", "--inject-to", to];
+        let session = Session::run_with(Language::Go, Language::Go, &loads, &flags)?;
+        session.assert_true(Sides::Both);
+        let served = session.truth.iter().filter(|((side, _), _)| side == "server");
+        let with = served.filter(|(_, call)| !call.traceparent.is_empty()).count();
+        ensure!(with == expected, "--inject-to {to}: {with} of 20 calls had a context");
+    }
+    Ok(())
+}
+
 /// However the agent ends, the services that it wrote for go on as if it had never been there.
 #[test]
 fn an_agent_that_is_killed_again_and_again_harms_no_call() -> Result<()> {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::OBJECT;
 use super::btf::{self, Btf};
-use super::inject::Injection;
+use super::inject::{self, Injection};
 use super::load::{Error, Kernel, Request, Rung, chain, version};
 use super::privileges::{Privileges, memlock, memlock_counts};
 
@@ -422,12 +422,22 @@ fn injection(rung: Rung) -> Item {
         inject: true,
         ..Request::default()
     };
-    let reason = match Kernel::load(request).map(|kernel| kernel.injection) {
+    let mut programs = Vec::new();
+    let tried = Kernel::load(request).map(|kernel| {
+        // The others stand with their hook.
+        programs = kernel.verified();
+        programs.retain(|(name, _)| inject::PROGRAMS.contains(&name.as_str()));
+        kernel.injection
+    });
+    let reason = match tried {
         Ok(Some(Ok(Injection { counts: true }))) => {
-            return Item::ok(name, "tried on loopback; sockets that do not block");
+            return Item {
+                programs,
+                ..Item::ok(name, "tried on loopback; sockets that do not block")
+            };
         }
         Ok(Some(Ok(Injection { counts: false }))) => {
-            return Item::lacking(
+            let lacking = Item::lacking(
                 name,
                 State::Reduced,
                 "tried on loopback; sockets that do not block",
@@ -435,6 +445,7 @@ fn injection(rung: Rung) -> Item {
                  this kernel answers that wrongly for sockets that are followed (Linux 929e30f93125)",
                 "a kernel with Linux 04af4efde58a",
             );
+            return Item { programs, ..lacking };
         }
         Ok(Some(Err(reason))) => reason,
         Ok(None) => "not tried".to_owned(),

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData, PerCpuArray, SockHash};
 use aya::programs::{CgroupAttachMode, SkMsg, SockOps, loaded_programs};
-use tracewire_common::inject::{self, followed};
+use tracewire_common::inject::{self, DESTINATION, followed};
 
 use super::load::{Rung, chain, reason};
 
@@ -23,12 +24,24 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// BPF_PROG_TYPE_SK_MSG.
 const SK_MSG: u32 = 16;
 
+/// The injectors.
+pub const PROGRAMS: [&str; 2] = ["message_passes", "socket_event"];
+
 /// How it is done here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injection {
     /// Followed sockets say how many bytes they hold. If not (Linux 929e30f93125, mended by
     /// 04af4efde58a), processes that ask for it are left alone.
     pub counts: bool,
+}
+
+/// Addresses and ports that share their first bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Port in network order, 0: all; then the address, an IPv4 one as ::ffff:a.b.c.d (RFC 4291 §2.5.5.2).
+    pub key: [u8; DESTINATION],
+    /// How many bits of it count.
+    pub bits: u32,
 }
 
 /// Attaches the injectors; nothing is followed before all of it works. `despite`: processes that
@@ -80,22 +93,39 @@ fn try_attach(ebpf: &mut Ebpf, rung: Rung, despite: bool) -> Result<Injection, S
     program.load().map_err(|e| reason(&e))?;
     // By a link, which always stands beside others.
     program.attach(root, CgroupAttachMode::Single).map_err(|e| reason(&e))?;
-    let whose = if counts || despite {
+    Ok(Injection {
+        counts: counts || despite,
+    })
+}
+
+/// Says whose sockets are followed from now on, and to where; nobody's: nothing is written any more.
+pub(super) fn follow(ebpf: &mut Ebpf, injection: Injection, on: bool, to: &[Destination]) -> Result<(), String> {
+    let tell = |ebpf: &mut Ebpf, index: u32, value: u32| {
+        let map = ebpf.map_mut("FOLLOWED").ok_or("no map FOLLOWED")?;
+        let mut followed = Array::<_, u32>::try_from(map).map_err(|e| chain(&e))?;
+        followed.set(index, value, 0).map_err(|e| chain(&e))
+    };
+    tell(ebpf, 0, followed::NONE)?;
+    if !on {
+        return Ok(());
+    }
+    let map = ebpf.map_mut("DESTINATIONS").ok_or("no map DESTINATIONS")?;
+    let mut destinations = LpmTrie::<_, [u8; DESTINATION], u32>::try_from(map).map_err(|e| chain(&e))?;
+    let before: Vec<_> = destinations.keys().flatten().collect();
+    for key in before {
+        destinations.remove(&key).map_err(|e| chain(&e))?;
+    }
+    for to in to {
+        let key = Key::new(to.bits, to.key);
+        destinations.insert(&key, 1, 0).map_err(|e| chain(&e))?;
+    }
+    tell(ebpf, 1, u32::from(!to.is_empty()))?;
+    let whose = if injection.counts {
         followed::ALL
     } else {
         followed::UNCOUNTED
     };
-    follow(ebpf, whose)?;
-    Ok(Injection {
-        counts: whose == followed::ALL,
-    })
-}
-
-/// Says whose sockets are followed from now on: one of [`followed`].
-fn follow(ebpf: &mut Ebpf, whose: u32) -> Result<(), String> {
-    let map = ebpf.map_mut("FOLLOWED").ok_or("no map FOLLOWED")?;
-    let mut followed = Array::<_, u32>::try_from(map).map_err(|e| chain(&e))?;
-    followed.set(0, whose, 0).map_err(|e| chain(&e))
+    tell(ebpf, 0, whose)
 }
 
 fn detach(ebpf: &mut Ebpf) {

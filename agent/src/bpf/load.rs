@@ -347,6 +347,18 @@ impl Kernel {
         sums
     }
 
+    /// Says whether contexts are written, and to whom; takes effect for connections that begin from
+    /// then on, except that nothing is written once it is off.
+    ///
+    /// # Errors
+    /// What the kernel refused; then nothing is written.
+    pub fn follow(&mut self, on: bool, to: &[inject::Destination]) -> Result<(), String> {
+        match self.injection {
+            Some(Ok(injection)) => inject::follow(&mut self.ebpf, injection, on, to),
+            _ => Ok(()),
+        }
+    }
+
     /// What became of requests that an injector looked at, by [`tracewire_common::inject::NAMES`].
     pub fn fates(&self) -> [u64; tracewire_common::inject::COUNT as usize] {
         inject::fates(&self.ebpf)

@@ -57,6 +57,7 @@ pub(super) struct Configured {
 pub(super) struct Prepared {
     configured: Configured,
     sampling: sampler::Config,
+    injection: config::injection::Injection,
     request: Request,
     /// It is to run for long, as a service.
     pub(super) long: bool,
@@ -79,7 +80,8 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
     );
     let env = Environment::of_process(log).map_err(|e| Failure::Usage(e.to_string()))?;
     let request = kernel_side(shared, &env).map_err(|e| Failure::Usage(e.to_string()))?;
-    if shared.inject && !request.links {
+    let injection = config::injection::load(&shared.injection, log).map_err(|e| Failure::Usage(e.to_string()))?;
+    if injection.on && !request.links {
         tracing::warn!("--links off: with --inject every call's context begins a new trace");
     }
     if configured.config.enabled.value {
@@ -87,11 +89,14 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
     }
     let request = Request {
         key: rand::random(),
+        inject: injection.on,
+        inject_despite: shared.injection.inject_despite_trial,
         ..request
     };
     Ok(Prepared {
         configured,
         sampling,
+        injection,
         request,
         long: false,
     })
@@ -135,8 +140,6 @@ pub(super) fn kernel_side(shared: &Shared, env: &Environment<'_>) -> Result<Requ
         connections,
         links: links == Links::On,
         rung: shared.hook,
-        inject: shared.inject,
-        inject_despite: shared.inject_despite_trial,
         ..Request::default()
     })
 }
@@ -315,12 +318,15 @@ impl Reload {
         let (config, view) = settings(&self.shared.view, &self.log)?;
         let (sampling, _) = config::sampling::load(&self.shared.sampling, self.share, &self.log)
             .map_err(|e| Failure::Usage(e.to_string()))?;
+        let injection =
+            config::injection::load(&self.shared.injection, &self.log).map_err(|e| Failure::Usage(e.to_string()))?;
         let builder = builder(&config, &view)?;
         let (chooser, pids, ports) = (self.select)()?;
         // Last: they open files and connections.
         let exporters = exporters(&config, &view, &self.log, self.default, &self.runtime, &self.counters)?;
         Ok(Change {
             sampling,
+            injection: (injection.on, injection.to),
             builder,
             exporters,
             chooser,
@@ -442,6 +448,9 @@ impl Prepared {
         let mut kernel = Kernel::load(request).map_err(|e| Failure::Other(e.to_string()))?;
         for (what, reason) in &kernel.missing {
             tracing::warn!("{what} are not seen: {reason}");
+        }
+        if let Err(reason) = kernel.follow(self.injection.on, &self.injection.to) {
+            kernel.injection = Some(Err(reason));
         }
         match &kernel.injection {
             Some(Ok(injection)) if injection.counts => tracing::info!("contexts are written to requests"),

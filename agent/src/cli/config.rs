@@ -40,6 +40,7 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
     args.selection.selector(log)?;
     agent::configure(&args.shared.view, log, default_output())?;
     config::sampling::load(&args.shared.sampling, SHARE, log).map_err(usage)?;
+    config::injection::load(&args.shared.injection, log).map_err(usage)?;
     let env = Environment::of_process(log).map_err(usage)?;
     agent::kernel_side(&args.shared, &env).map_err(usage)?;
     let all = show::all(&env, |flag| given(&args, log, flag)).map_err(usage)?;
@@ -103,6 +104,8 @@ fn given(args: &Args, log: &LogFlags, flag: &str) -> Option<String> {
         "sentry-traces" => word(view.sentry.sentry_traces.and_then(|v| v.to_possible_value())),
         "log-level" => word(log.log_level.and_then(|v| v.to_possible_value())),
         "links" => word(shared.links.and_then(|v| v.to_possible_value())),
+        "inject" => shared.injection.inject.map(|on| on.to_string()),
+        "inject-to" => list(&shared.injection.inject_to, ","),
         "ring-buffer" => shared.ring_buffer.map(|n| n.to_string()),
         "connections" => shared.connections.map(|n| n.to_string()),
         _ => None,

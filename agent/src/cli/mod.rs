@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{Environment, ExportFlags, Links, LogFlags, SamplingFlags, SentryFlags};
+use crate::config::{Environment, ExportFlags, InjectionFlags, Links, LogFlags, SamplingFlags, SentryFlags};
 use crate::discover::select::Selector;
 
 mod agent;
@@ -146,12 +146,8 @@ pub(crate) struct Shared {
     /// most; its calls then begin traces of their own [default: on]
     #[arg(long, value_enum, value_name = "WORD", help_heading = "Kernel")]
     links: Option<Links>,
-    /// Write a traceparent into the requests that the traced processes make; off unless this is given
-    #[arg(long, help_heading = "Propagation")]
-    inject: bool,
-    /// Write it even for processes to which this kernel would say wrongly how many bytes a socket holds: for tests of the agent
-    #[arg(long, hide = true, requires = "inject")]
-    inject_despite_trial: bool,
+    #[command(flatten)]
+    injection: InjectionFlags,
     /// Use this way of seeing socket data and no other; see `tracewire check`
     #[arg(long, value_enum, value_name = "RUNG", help_heading = "Kernel")]
     hook: Option<crate::bpf::load::Rung>,

@@ -19,6 +19,7 @@ mod environment;
 pub mod example;
 pub mod file;
 mod flags;
+pub mod injection;
 mod limits;
 pub mod metrics;
 mod otlp;
@@ -33,6 +34,7 @@ use crate::span::limits::Limits;
 
 pub use environment::Environment;
 pub use flags::{ExportFlags, Links, LogFlags, Output};
+pub use injection::InjectionFlags;
 pub use otlp::{Compression, Endpoint, Headers, Otlp, Protocol};
 pub use sampling::SamplingFlags;
 pub use sentry::SentryFlags;

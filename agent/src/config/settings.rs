@@ -196,6 +196,10 @@ settings! {
         "Share of the sampled traces that Sentry gets"
     "sentry.traces" Kind::Word(&["envelope", "otlp", "none"]), "envelope", ["TRACEWIRE_SENTRY_TRACES"], "sentry-traces", live;
         "How traces reach Sentry; issues are always sent in envelopes"
+    "propagation.inject" Kind::Boolean, "false", ["TRACEWIRE_INJECT"], "inject", live;
+        "Write a traceparent into requests; a running agent can turn it off, and on again if it began with it"
+    "propagation.inject_to" Kind::List(','), "everywhere", ["TRACEWIRE_INJECT_TO"], "inject-to", live;
+        "Only into those to these hosts and networks: api.internal:8080, 10.0.0.0/8, [fd00::]/8:443"
     "privacy.show_queries" Kind::Boolean, "false", ["TRACEWIRE_SHOW_QUERIES"], "show-queries", live;
         "Show query strings, their private values left out"
     "privacy.redact" Kind::List(';'), "none", ["TRACEWIRE_REDACT"], "redact", live;

@@ -16,15 +16,18 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_socket_cookie, bpf_map_delete_elem, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
 };
-use tracewire_common::inject::{Fate, followed};
+use aya_ebpf::maps::lpm_trie::Key;
+use tracewire_common::inject::{DESTINATION, Fate, followed};
 use tracewire_common::link::runtime;
 use tracewire_common::settings::watch;
 use tracewire_ebpf::outbound::phase;
 
-use super::{FOLLOWED, SOCKETS, add_outbound, closed, count, outbound};
+use super::{DESTINATIONS, SOCKETS, add_outbound, closed, count, outbound};
 use crate::kernel::maps::{self, offset};
 use crate::kernel::memory::kernel;
 
+/// AF_INET6.
+const AF_INET6: u16 = 10;
 /// O_NONBLOCK of x86-64.
 const NONBLOCK: u32 = 0o4000;
 
@@ -48,27 +51,57 @@ fn wanted(pid: u32) -> bool {
     if !matches!(how & watch::MASK, watch::WATCHED | watch::PENDING) {
         return false;
     }
-    // SAFETY: a live element of an array map that the agent writes whole.
-    let whose = FOLLOWED
-        .get(0)
-        .map_or(followed::NONE, |whose| unsafe { core::ptr::read_volatile(whose) });
-    match whose {
+    match super::followed(0) {
         followed::ALL => true,
         followed::UNCOUNTED => how & (watch::LOOKED | runtime::bit(runtime::COUNTS)) == watch::LOOKED,
         _ => false,
     }
 }
 
+/// The socket's address as a number: the verifier lets nobody calculate with what the context gives.
+#[inline(always)]
+fn address(ops: *mut bpf_sock_ops) -> u64 {
+    let socket = member!(ops, __bindgen_anon_2.sk);
+    kernel::<u64>((&raw const socket) as u64).unwrap_or(0)
+}
+
 /// Whether calls on the socket do not block.
 #[inline(always)]
-fn never_blocks(ops: *mut bpf_sock_ops) -> bool {
-    let socket = member!(ops, __bindgen_anon_2.sk);
-    // The verifier lets nobody calculate with a socket's address: read from memory it is just a number.
-    let flags = kernel::<u64>((&raw const socket) as u64)
-        .and_then(|sk| kernel::<u64>(sk.wrapping_add(offset!(sk_socket) as u64)))
+fn never_blocks(sk: u64) -> bool {
+    let flags = kernel::<u64>(sk.wrapping_add(offset!(sk_socket) as u64))
         .and_then(|socket| kernel::<u64>(socket.wrapping_add(offset!(socket_file) as u64)))
         .and_then(|file| kernel::<u32>(file.wrapping_add(offset!(file_flags) as u64)));
     flags.is_some_and(|flags| flags & NONBLOCK != 0)
+}
+
+/// Whether contexts are written to where this socket connects.
+#[inline(always)]
+fn goes_there(sk: u64) -> bool {
+    if super::followed(1) == 0 {
+        return true;
+    }
+    let at = |offset: usize| sk.wrapping_add(offset as u64);
+    let mut key = Key::new(8 * DESTINATION as u32, [0u8; DESTINATION]);
+    let port = kernel::<[u8; 2]>(at(offset!(sk_dport))).unwrap_or([0; 2]);
+    if kernel::<u16>(at(offset!(sk_family))) == Some(AF_INET6) {
+        let Some(address) = kernel::<[u8; 16]>(at(offset!(sk_v6_daddr))) else {
+            return false;
+        };
+        key.data[2..].copy_from_slice(&address);
+    } else {
+        let Some(address) = kernel::<[u8; 4]>(at(offset!(sk_daddr))) else {
+            return false;
+        };
+        key.data[12] = 0xff;
+        key.data[13] = 0xff;
+        key.data[14..].copy_from_slice(&address);
+    }
+    if DESTINATIONS.get(&key).is_some() {
+        return true;
+    }
+    key.data[0] = port[0];
+    key.data[1] = port[1];
+    DESTINATIONS.get(&key).is_some()
 }
 
 #[inline(always)]
@@ -81,7 +114,11 @@ fn connects(ops: *mut bpf_sock_ops) {
     if !wanted(pid) {
         return;
     }
-    if !never_blocks(ops) {
+    let sk = address(ops);
+    if !goes_there(sk) {
+        return;
+    }
+    if !never_blocks(sk) {
         count(Fate::Blocking);
         return;
     }
@@ -131,7 +168,8 @@ fn writes(ops: *mut bpf_sock_ops) {
         if out.phase == phase::START {
             return;
         }
-        stays = matches!(out.phase, phase::PREFACE | phase::HEAD | phase::SKIP | phase::FRAGMENT) && never_blocks(ops);
+        stays = matches!(out.phase, phase::PREFACE | phase::HEAD | phase::SKIP | phase::FRAGMENT)
+            && never_blocks(address(ops));
         if !stays {
             out.phase = phase::DEAD;
             // What was put in must be known as long as the socket lives.

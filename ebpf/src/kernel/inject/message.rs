@@ -10,13 +10,13 @@ use aya_ebpf::helpers::generated::{
     bpf_probe_read_kernel,
 };
 use tracewire_common::event::{Header, direction, kind};
-use tracewire_common::inject::Fate;
+use tracewire_common::inject::{self, Fate};
 use tracewire_common::link::StreamKey;
 use tracewire_common::settings::watch;
 use tracewire_common::trace::{Injected, SAMPLED, mint};
 use tracewire_ebpf::outbound::{FIELD, Inserted, Message, Outbound, PIECE, Told, phase, step, write};
 
-use super::{count, head, outbound, served};
+use super::{count, followed, head, outbound, served};
 use crate::kernel::maps::{self, offset};
 use crate::kernel::memory::{kernel, opaque};
 use crate::kernel::{emit, probe};
@@ -76,7 +76,8 @@ fn try_passes(msg: *mut sk_msg_md) -> Option<u32> {
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_current_pid_tgid() };
     match maps::watched((id >> 32) as u32) {
-        Some(watch::WATCHED) => {}
+        // Nothing is written once it was turned off.
+        Some(watch::WATCHED) if followed(0) != inject::followed::NONE => {}
         // Nobody has chosen yet.
         Some(watch::PENDING) => return None,
         _ => {

@@ -21,7 +21,7 @@ pub mod read;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockHash};
 use tracewire_common::inject::{self, Fate};
 use tracewire_common::link::StreamKey;
 use tracewire_common::trace::Context;
@@ -41,8 +41,13 @@ static OUTBOUND: HashMap<u64, Outbound> = HashMap::with_max_entries(16384, BPF_F
 static SERVED: LruHashMap<StreamKey, Context> = LruHashMap::with_max_entries(32768, 0);
 
 /// Whose sockets are followed: one of [`inject::followed`], and nobody's until a trial went well.
+/// Then whether only what goes to DESTINATIONS is.
 #[map]
-static FOLLOWED: Array<u32> = Array::with_max_entries(1, 0);
+static FOLLOWED: Array<u32> = Array::with_max_entries(2, 0);
+
+/// To whom contexts are written.
+#[map]
+static DESTINATIONS: LpmTrie<[u8; inject::DESTINATION], u32> = LpmTrie::with_max_entries(4096, 0);
 
 /// Requests by [`Fate`].
 #[map]
@@ -50,6 +55,15 @@ static INJECTIONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(inject::COUN
 
 /// Copied into the map from here: it is too large for the stack.
 static EMPTY: Outbound = Outbound::EMPTY;
+
+/// An element of FOLLOWED.
+#[inline(always)]
+fn followed(index: u32) -> u32 {
+    FOLLOWED.get(index).map_or(0, |value| {
+        // SAFETY: a live element of an array map that the agent writes whole.
+        unsafe { core::ptr::read_volatile(value) }
+    })
+}
 
 #[inline(always)]
 fn outbound(cookie: u64) -> Option<*mut Outbound> {
