@@ -2,11 +2,16 @@
 //! they received is exactly one `traceparent` a request, it is what the spans
 //! say, and every call is what it was without.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tracewire_tests::agent::Agent;
+use tracewire_tests::bytes::{ANSWER, Kind, noise};
 use tracewire_tests::folder::Folder;
+use tracewire_tests::running::Running;
 use tracewire_tests::session::{CALLS, Session, Sides};
 use tracewire_tests::truth::{self, Truth};
 use tracewire_tests::workload::{Client, Language, Load, Server};
@@ -183,4 +188,43 @@ fn an_agent_that_is_killed_again_and_again_harms_no_call() -> Result<()> {
 fn running(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !status.is_empty() && !status.contains(") Z ")
+}
+
+/// Every byte but the field, of all that is sent and received; what only looks like HTTP/2 gets nothing.
+#[test]
+fn no_byte_changes_but_the_field() -> Result<()> {
+    let _turn = alone()?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let folder = Folder::new()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sender"));
+    let numbers = (0..Kind::ALL.len()).map(|n| n.to_string());
+    command.args(numbers).stdin(Stdio::piped());
+    let mut sender = Running::start("sender", &mut command)?;
+    let agent = Agent::attach_with(&[sender.pid()], FLAGS, &folder)?;
+    let mut stdin = sender.take_stdin().context("stdin")?;
+    writeln!(stdin, "{}", listener.local_addr()?)?;
+    let receiver = std::thread::spawn(move || -> Result<usize> {
+        let mut fields = 0;
+        for kind in Kind::ALL {
+            let (mut stream, _) = listener.accept()?;
+            let mut arrived = Vec::new();
+            stream.read_to_end(&mut arrived)?;
+            fields += kind.compare(&arrived)?;
+            stream.write_all(&noise(99, ANSWER))?;
+        }
+        Ok(fields)
+    });
+    let status = sender.wait(Duration::from_secs(60))?;
+    let received = receiver.join().map_err(|_| anyhow::anyhow!("the receiver failed"))?;
+    let report = agent.finish()?;
+    ensure!(status.success(), "the sender failed: {status}; {received:?}");
+    let fields = received?;
+    println!("{fields} fields, {:?}", report.counters);
+    let requests: usize = Kind::ALL.iter().map(|kind| kind.requests()).sum();
+    ensure!(
+        fields > 0,
+        "of {requests} requests none got a context: {:?}",
+        report.counters
+    );
+    Ok(())
 }

@@ -12,6 +12,7 @@ use anyhow::{Result, ensure};
 pub mod agent;
 pub mod answers;
 pub mod attached;
+pub mod bytes;
 pub mod compare;
 pub mod exchange;
 pub mod folder;

@@ -1,0 +1,120 @@
+//! `sender NUMBER…`: for each line on standard input, an address, sends the
+//! streams of those numbers ([`tracewire_tests::bytes::Kind::ALL`]) there, one
+//! connection each, half-closes, and reads the answer until its end. Its
+//! sockets never block; it waits by edge-triggered epoll. Writes a line at the end.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result, bail, ensure};
+use tracewire_tests::bytes::{ANSWER, Kind, noise};
+
+/// A socket that does not block even while it connects.
+fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let SocketAddr::V4(address) = address else {
+        bail!("IPv4 only")
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::socket(libc::AF_INET, kind, 0) };
+    ensure!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
+    // SAFETY: just made, and nobody else's.
+    let stream = unsafe { TcpStream::from_raw_fd(fd) };
+    let to = libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: address.port().to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(*address.ip()).to_be(),
+        },
+        sin_zero: [0; 8],
+    };
+    let size = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: the address lies there and has that size.
+    let begun = unsafe { libc::connect(fd, (&raw const to).cast(), size) };
+    let error = std::io::Error::last_os_error();
+    ensure!(
+        begun == 0 || error.raw_os_error() == Some(libc::EINPROGRESS),
+        "connect: {error}"
+    );
+    Ok(stream)
+}
+
+fn wait(epoll: &OwnedFd) -> Result<()> {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // SAFETY: one event has room there.
+    let n = unsafe { libc::epoll_wait(epoll.as_raw_fd(), &raw mut event, 1, 20_000) };
+    ensure!(n == 1, "nobody wakes this process");
+    Ok(())
+}
+
+fn send(address: SocketAddr, kind: Kind) -> Result<()> {
+    let mut stream = connect(address)?;
+    // SAFETY: no memory is passed.
+    let epoll = unsafe { libc::epoll_create1(0) };
+    ensure!(epoll >= 0, "epoll_create1");
+    // SAFETY: just made, and nobody else's.
+    let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+    let mut event = libc::epoll_event {
+        events: (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET) as u32,
+        u64: 0,
+    };
+    // SAFETY: both are open, the event lives through the call.
+    let added = unsafe {
+        libc::epoll_ctl(
+            epoll.as_raw_fd(),
+            libc::EPOLL_CTL_ADD,
+            stream.as_raw_fd(),
+            &raw mut event,
+        )
+    };
+    ensure!(added == 0, "epoll_ctl");
+    wait(&epoll)?;
+    let bytes = kind.bytes();
+    // The connection's beginning in one write, then writes of changing sizes.
+    let sizes = [200, 1, 8, 4000, 70_000, 17, 300_000];
+    let (mut at, mut turn) = (0, 0);
+    while at < bytes.len() {
+        let end = (at + sizes[turn % sizes.len()]).min(bytes.len());
+        match stream.write(&bytes[at..end]) {
+            Ok(n) => {
+                at += n;
+                turn += 1;
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => wait(&epoll)?,
+            Err(e) => return Err(e).context("write"),
+        }
+    }
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer: Vec<u8> = Vec::new();
+    loop {
+        let mut piece = vec![0; 50_000];
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) => answer.extend(&piece[..n]),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => wait(&epoll)?,
+            Err(e) => return Err(e).context("read"),
+        }
+    }
+    ensure!(
+        answer == noise(99, ANSWER),
+        "the answer changed: {} bytes",
+        answer.len()
+    );
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let mut kinds = Vec::new();
+    for word in std::env::args().skip(1) {
+        kinds.push(*Kind::ALL.get(word.parse::<usize>()?).context("no such stream")?);
+    }
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    let address = line.trim().parse()?;
+    for kind in kinds {
+        send(address, kind).with_context(|| format!("{kind:?}"))?;
+    }
+    println!("sent");
+    Ok(())
+}
