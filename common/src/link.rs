@@ -24,6 +24,13 @@ impl StreamKey {
         direction: 0,
     };
 
+    /// Several requests could be meant, none is certain.
+    pub const DOUBT: StreamKey = StreamKey {
+        connection: 0,
+        stream: u32::MAX,
+        direction: 0,
+    };
+
     /// A request that the process serves.
     #[inline(always)]
     pub const fn served(connection: u64, stream: u32) -> Self {
@@ -97,6 +104,10 @@ pub mod go {
         pub const STREAM_POINTER: usize = 5;
         /// `runtime.g.parentGoid` (Go 1.21 and later), else 0
         pub const PARENT_GOID: usize = 6;
+        /// 1: `createHeaderFields` leaves its context in its caller's frame.
+        pub const FIELDS_CONTEXT: usize = 7;
+        /// Of `http.Request.ctx`.
+        pub const REQUEST_CONTEXT: usize = 8;
     }
 }
 

@@ -11,6 +11,7 @@ use super::{Ability, Found, Layout, Point, Runtime};
 use crate::binary::decoder::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, Register};
 use crate::binary::{Binary, Function, GO_ARGUMENTS, Go as Functions, Version};
 
+mod contexts;
 mod modules;
 
 use modules::Modules;
@@ -48,6 +49,7 @@ impl Runtime for Go {
             Ok(goroutines) => {
                 let mut abilities = Vec::new();
                 program.grpc(&goroutines, &mut numbers, &mut abilities);
+                numbers[layout::REQUEST_CONTEXT] = program.functions.version.map_or(0, contexts::in_request);
                 program.http(&goroutines, &mut abilities);
                 abilities
             }
@@ -219,6 +221,19 @@ impl Program<'_> {
             name: "grpc-go client",
             points: client,
         });
+        let saved = self
+            .function(&format!("{TRANSPORT}(*http2Client).createHeaderFields"))
+            .and_then(|made| {
+                self.binary
+                    .code(made)
+                    .ok_or_else(|| "its code can't be read".to_owned())
+            })
+            .and_then(|code| contexts::saves_its_context(&code));
+        numbers[layout::FIELDS_CONTEXT] = u32::from(saved.is_ok());
+        abilities.push(Ability {
+            name: "contexts of grpc-go calls",
+            points: saved.map(|()| Vec::new()),
+        });
     }
 
     /// `net/http`, and HTTP/2 as it and `golang.org/x/net` have it, as far as the program uses them.
@@ -256,14 +271,19 @@ impl Program<'_> {
         ] {
             add(name, handler, &[("go_run_handler", handler)]);
         }
-        for (name, write) in [
-            ("net/http HTTP/2 client", "net/http.(*http2ClientConn).writeHeaders"),
+        for (name, make, write) in [
+            (
+                "net/http HTTP/2 client",
+                "net/http.(*http2clientStream).writeRequest",
+                "net/http.(*http2ClientConn).writeHeaders",
+            ),
             (
                 "x/net/http2 client",
+                "golang.org/x/net/http2.(*clientStream).writeRequest",
                 "golang.org/x/net/http2.(*ClientConn).writeHeaders",
             ),
         ] {
-            add(name, write, &[("go_write_headers", write)]);
+            add(name, write, &[("go_write_request", make), ("go_write_headers", write)]);
         }
     }
 

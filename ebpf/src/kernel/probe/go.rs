@@ -14,7 +14,9 @@
 //! one request at a time (`serverHandler.ServeHTTP`); a client's goroutine waits
 //! in `persistConn.roundTrip` while the connection's own writes its one request
 //! (`persistConnWriter.Write`). HTTP/2 (its own and `golang.org/x/net`'s): a
-//! goroutine a request on both sides, `runHandler` and `writeHeaders`.
+//! goroutine a request on both sides, `runHandler`, `writeRequest` and `writeHeaders`.
+
+mod contexts;
 
 use aya_ebpf::macros::{map, uprobe};
 use aya_ebpf::maps::LruHashMap;
@@ -209,9 +211,7 @@ fn wrote_http1(unit: &Unit, connection: u64, requests: u32) -> Option<()> {
     let _ = GO_WRITTEN.insert(connection, requests, 0);
     // SAFETY: plain, and only this goroutine's programs write it.
     let parent = unsafe { GO_WRITES_FOR.get(unit) }.copied()?;
-    if parent.is_some() {
-        context::calls(connection, requests, &parent, mechanism::GO_HTTP1);
-    }
+    context::join(connection, requests, &parent, mechanism::GO_HTTP1);
     Some(())
 }
 
@@ -247,7 +247,7 @@ pub extern "C" fn go_settle(goid: u64, pid: u32, connection: u64, stream: u32) -
         let _ = GO_PENDING_FOR.remove(key);
         // SAFETY: integers that only this goroutine's programs write.
         let how = unsafe { GO_PENDING.get(unit) }.map_or(mechanism::GO_GRPC, |[_, _, how]| *how);
-        context::calls(connection, stream, &parent, how);
+        context::join(connection, stream, &parent, how);
     }
     0
 }
@@ -268,7 +268,9 @@ pub fn writing(pid: u32, stream: u32, regs: u64) -> Option<StreamKey> {
     let layout = layout(pid, runtime::GO)?;
     let unit = goroutine(pid, layout, kernel::<u64>(regs.wrapping_add(PT_REGS_R14))?)?;
     // SAFETY: plain, and written once.
-    unsafe { GO_PENDING_FOR.get(pending(&unit, stream)) }.copied()
+    unsafe { GO_PENDING_FOR.get(pending(&unit, stream)) }
+        .copied()
+        .filter(StreamKey::is_some)
 }
 
 /// `http2Server.operateHeaders(t, ctx, frame *http2.MetaHeadersFrame, …)` on the reader goroutine.
@@ -333,7 +335,11 @@ fn handle_stream(ctx: &ProbeContext) -> Option<()> {
     }
     let id = user::<u32>(stream.wrapping_add(u64::from(layout[at::STREAM_ID])));
     match (connection, id) {
-        (Some(connection), Some(id)) if id != 0 => context::serve(&unit, &StreamKey::served(connection, id)),
+        (Some(connection), Some(id)) if id != 0 => {
+            let request = StreamKey::served(connection, id);
+            context::serve(&unit, &request);
+            contexts::holds(unit.pid, register!(ctx, rdi), &request);
+        }
         // A worker must not go on for the stream before.
         _ => context::leave(&unit),
     }
@@ -362,9 +368,9 @@ fn newproc(ctx: &ProbeContext) -> Option<()> {
         pid,
         kind: unit::GOROUTINE,
     };
-    if let Some(request) = context::of(&parent) {
+    if let Some(active) = context::standing(&parent) {
         let child = goroutine(pid, layout, new)?;
-        context::serve(&child, &request);
+        context::descend(&child, &active);
     } else if layout[at::HANDLE_STREAM] == 0 {
         // Nothing tells which stream is handled, but that the reader makes a goroutine for it.
         // SAFETY: an integer, written whole.
@@ -396,13 +402,18 @@ pub fn go_header_fields(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn header_fields(ctx: &ProbeContext) -> Option<()> {
-    let (unit, _) = current(ctx)?;
+    let (unit, layout) = current(ctx)?;
     let fields = Pointer {
         address: register!(ctx, rax),
         pid: unit.pid,
         more: 0,
     };
-    match context::of(&unit) {
+    let mut called = None;
+    if layout[at::FIELDS_CONTEXT] != 0 {
+        // Where the callee saved its second argument: ABIInternal has a place for each in the caller's frame.
+        called = user::<[u64; 2]>(register!(ctx, rsp).wrapping_add(8));
+    }
+    match contexts::parent(&unit, called, 0) {
         Some(request) => {
             let _ = GO_FIELDS.insert(fields, request, 0);
         }
@@ -444,7 +455,7 @@ fn write_header(ctx: &ProbeContext) -> Option<()> {
     let parent = unsafe { GO_FIELDS.get(fields) }.copied()?;
     let _ = GO_FIELDS.remove(fields);
     if let Some(connection) = connection {
-        context::calls(connection, stream, &parent, mechanism::GO_GRPC);
+        context::join(connection, stream, &parent, mechanism::GO_GRPC);
         return Some(());
     }
     let _ = GO_PENDING_FOR.insert(pending(&unit, stream), parent, 0);
@@ -464,7 +475,7 @@ pub fn go_serve_http(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn serve_http(ctx: &ProbeContext) -> Option<()> {
-    let (unit, _) = current(ctx)?;
+    let (unit, layout) = current(ctx)?;
     // Of HTTP/2 the handler's goroutine reads nothing itself.
     let connection = get(&GO_READERS, &unit)?;
     let known = maps::connection(connection)?;
@@ -481,7 +492,9 @@ fn serve_http(ctx: &ProbeContext) -> Option<()> {
         _ => shared.requests,
     };
     let _ = GO_HANDLED.insert(connection, number, 0);
-    context::serve(&unit, &StreamKey::served(connection, number));
+    let request = StreamKey::served(connection, number);
+    context::serve(&unit, &request);
+    contexts::begins(unit.pid, layout, register!(ctx, rdi), &request);
     Some(())
 }
 
@@ -494,13 +507,15 @@ pub fn go_round_trip(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn round_trip(ctx: &ProbeContext) -> Option<()> {
-    let (unit, _) = current(ctx)?;
+    let (unit, layout) = current(ctx)?;
     let carrier = Pointer {
         address: register!(ctx, rax),
         pid: unit.pid,
         more: 0,
     };
-    match context::of(&unit) {
+    // transportRequest embeds *Request first.
+    let called = user::<u64>(register!(ctx, rbx)).and_then(|request| contexts::of(layout, request));
+    match contexts::parent(&unit, called, 0) {
         Some(request) => {
             let _ = GO_ROUND_TRIPS.insert(carrier, request, 0);
         }
@@ -547,7 +562,28 @@ fn run_handler(ctx: &ProbeContext) -> Option<()> {
     let stream = user::<u64>(state)?;
     let id = user::<u32>(stream.wrapping_add(8))?;
     let connection = get(&GO_MAKERS, &maker(&unit, layout, register!(ctx, r14))?)?;
-    context::serve(&unit, &StreamKey::served(connection, id));
+    let request = StreamKey::served(connection, id);
+    context::serve(&unit, &request);
+    contexts::begins(unit.pid, layout, register!(ctx, rcx), &request);
+    Some(())
+}
+
+/// HTTP/2 `clientStream.writeRequest(cs, req, …)` on a goroutine that the caller's made for the request.
+#[uprobe]
+pub fn go_write_request(ctx: ProbeContext) -> u32 {
+    let _ = write_request(&ctx);
+    0
+}
+
+#[inline(always)]
+fn write_request(ctx: &ProbeContext) -> Option<()> {
+    let (unit, layout) = current(ctx)?;
+    let called = contexts::of(layout, register!(ctx, rbx));
+    // The goroutine does nothing else: what its request is for, it executes for.
+    match contexts::parent(&unit, called, 1) {
+        Some(parent) => context::serve(&unit, &parent),
+        None => context::leave(&unit),
+    }
     Some(())
 }
 

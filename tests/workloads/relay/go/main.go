@@ -59,6 +59,58 @@ type relay struct {
 	mu          sync.Mutex
 	conns       map[string][]*grpc.ClientConn
 	log         *os.File
+	worker      worker
+}
+
+// worker makes calls for whoever asks. The first who does starts it, and after some jobs it ends.
+type worker struct {
+	mode string // "": none; "context": it calls with the asker's context; "bare": with none
+	mu   sync.Mutex
+	jobs chan job
+	left int
+}
+
+type job struct {
+	ctx  context.Context
+	call func(context.Context)
+	done chan struct{}
+}
+
+const jobsOfWorker = 24
+
+// do has the call made, and waits for it.
+func (w *worker) do(ctx context.Context, call func(context.Context)) {
+	if w.mode == "" {
+		call(ctx)
+		return
+	}
+	j := job{ctx, call, make(chan struct{})}
+	w.mu.Lock()
+	if w.left == 0 {
+		w.left = jobsOfWorker
+		w.jobs = make(chan job, jobsOfWorker)
+		go w.work(w.jobs)
+	}
+	w.left--
+	w.jobs <- j
+	if w.left == 0 {
+		close(w.jobs)
+	}
+	w.mu.Unlock()
+	<-j.done
+}
+
+func (w *worker) work(jobs chan job) {
+	for j := range jobs {
+		ctx := j.ctx
+		if w.mode == "bare" {
+			ctx = context.Background()
+		}
+		go func() {
+			j.call(ctx)
+			close(j.done)
+		}()
+	}
 }
 
 func (r *relay) client(address string) (pb.RelayClient, error) {
@@ -97,8 +149,10 @@ func (r *relay) onwards(ctx context.Context, hop *pb.Hop) (uint32, error) {
 			}
 			id := fmt.Sprintf("%s/%d", hop.Id, k)
 			var answer *pb.Hop
-			answer, err = client.Pass(metadata.AppendToOutgoingContext(ctx, "x-call-id", id), &pb.Hop{
-				Id: id, Route: hop.Route[1:], Fan: hop.Fan, DelayMs: hop.DelayMs, Depth: hop.Depth,
+			r.worker.do(ctx, func(ctx context.Context) {
+				answer, err = client.Pass(metadata.AppendToOutgoingContext(ctx, "x-call-id", id), &pb.Hop{
+					Id: id, Route: hop.Route[1:], Fan: hop.Fan, DelayMs: hop.DelayMs, Depth: hop.Depth,
+				})
 			})
 			if err == nil {
 				count.Add(answer.Count)
@@ -285,6 +339,7 @@ func main() {
 		listen := flags.String("listen", "127.0.0.1:0", "address")
 		encrypted := flags.Bool("tls", false, "serve by TLS")
 		workers := flags.Uint("workers", 0, "grpc.NumStreamWorkers")
+		flags.StringVar(&r.worker.mode, "worker", "", "who makes the calls: a shared worker, with the asker's `context` or bare")
 		flags.Parse(os.Args[2:])
 		r.connections, r.log = *connections, open(*logPath)
 		serve(*listen, *encrypted, *workers, r)

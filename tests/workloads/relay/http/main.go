@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -42,14 +43,66 @@ func protocols(h2c bool) *http.Protocols {
 type relay struct {
 	client *http.Client
 	log    *os.File
+	worker worker
 }
 
-func (r *relay) call(to string, h *hop) (*hop, error) {
+// worker makes calls for whoever asks. The first who does starts it, and after some jobs it ends.
+type worker struct {
+	mode string // "": none; "context": it calls with the asker's context; "bare": with none
+	mu   sync.Mutex
+	jobs chan job
+	left int
+}
+
+type job struct {
+	ctx  context.Context
+	call func(context.Context)
+	done chan struct{}
+}
+
+const jobsOfWorker = 24
+
+// do has the call made, and waits for it.
+func (w *worker) do(ctx context.Context, call func(context.Context)) {
+	if w.mode == "" {
+		call(ctx)
+		return
+	}
+	j := job{ctx, call, make(chan struct{})}
+	w.mu.Lock()
+	if w.left == 0 {
+		w.left = jobsOfWorker
+		w.jobs = make(chan job, jobsOfWorker)
+		go w.work(w.jobs)
+	}
+	w.left--
+	w.jobs <- j
+	if w.left == 0 {
+		close(w.jobs)
+	}
+	w.mu.Unlock()
+	<-j.done
+}
+
+func (w *worker) work(jobs chan job) {
+	for j := range jobs {
+		ctx := j.ctx
+		if w.mode == "bare" {
+			ctx = context.Background()
+		}
+		go func() {
+			j.call(ctx)
+			close(j.done)
+		}()
+	}
+}
+
+func (r *relay) call(ctx context.Context, to string, h *hop) (*hop, error) {
 	body, err := json.Marshal(h)
 	if err != nil {
 		return nil, err
 	}
-	request, err := http.NewRequest("POST", "http://"+to+"/pass", bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, "POST", "http://"+to+"/pass", bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +121,7 @@ func (r *relay) call(to string, h *hop) (*hop, error) {
 }
 
 // onwards makes the calls of a hop; how many calls that made in all.
-func (r *relay) onwards(h *hop) (int64, error) {
+func (r *relay) onwards(ctx context.Context, h *hop) (int64, error) {
 	if len(h.Route) == 0 {
 		return 0, nil
 	}
@@ -89,8 +142,12 @@ func (r *relay) onwards(h *hop) (int64, error) {
 		if h.Delay > 0 {
 			time.Sleep(time.Duration(rand.Intn(int(h.Delay)*1000)) * time.Microsecond)
 		}
-		answer, err := r.call(h.Route[0], &hop{
-			ID: fmt.Sprintf("%s/%d", h.ID, k), Route: h.Route[1:], Fan: h.Fan, Delay: h.Delay, Depth: h.Depth,
+		var answer *hop
+		var err error
+		r.worker.do(ctx, func(ctx context.Context) {
+			answer, err = r.call(ctx, h.Route[0], &hop{
+				ID: fmt.Sprintf("%s/%d", h.ID, k), Route: h.Route[1:], Fan: h.Fan, Delay: h.Delay, Depth: h.Depth,
+			})
 		})
 		if err != nil {
 			mu.Lock()
@@ -126,7 +183,7 @@ func (r *relay) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 			log.Fatal(err)
 		}
 	}
-	count, err := r.onwards(h)
+	count, err := r.onwards(request.Context(), h)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
@@ -155,10 +212,12 @@ func main() {
 	depth := flags.Uint("depth", 0, "see Hop")
 	flags.Int("stream", 0, "not here")
 	wait := flags.Int("start-delay-ms", 0, "wait before the first call")
+	mode := flags.String("worker", "", "who makes the calls: a shared worker, with the asker's `context` or bare")
 	flags.Parse(os.Args[2:])
 	r := &relay{client: &http.Client{Transport: &http.Transport{
 		Protocols: protocols(*h2c), MaxIdleConnsPerHost: 64, DisableCompression: true,
 	}}}
+	r.worker.mode = *mode
 	switch side {
 	case "serve":
 		if *logPath != "" {
@@ -200,7 +259,7 @@ func main() {
 					if n >= *calls {
 						return
 					}
-					answer, err := r.call(*to, &hop{
+					answer, err := r.call(context.Background(), *to, &hop{
 						ID: fmt.Sprintf("r%d", n), Route: onwards, Fan: *fan, Delay: *delay, Depth: *depth,
 					})
 					if err != nil {
