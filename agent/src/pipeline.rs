@@ -354,6 +354,7 @@ impl Pipeline {
                     kernel.probe_soon(pid);
                 }
                 Event::Tls { pid } => kernel.encrypted(pid),
+                Event::Blocks { connection } => kernel.let_go(connection),
                 Event::Exit { pid, time_ns, status } => {
                     kernel.unprobe(pid);
                     kernel.undecide(pid);

@@ -51,6 +51,8 @@ pub mod kind {
     pub const NAME: u8 = 9;
     /// A request was given its context on the wire; payload: the injector's.
     pub const INJECTED: u8 = 10;
+    /// A followed socket blocks by now: it is to be let go; no payload.
+    pub const BLOCKS: u8 = 12;
     /// A socket whose bytes are TLS was met, `pid` its process; no payload.
     pub const TLS: u8 = 11;
 }

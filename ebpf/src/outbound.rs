@@ -115,7 +115,7 @@ pub struct Outbound {
     pub request: u8,
     /// 1: the current frame begins at the first byte of the run's message.
     pub whole: u8,
-    /// 1: it is to be put in the sockhash once it is established.
+    /// 1: it is to be put in the sockhash once it is established; 2: it is to be taken out again.
     pub enrolling: u8,
     /// The current frame's header.
     pub header: [u8; 32],

@@ -128,6 +128,16 @@ pub(super) fn follow(ebpf: &mut Ebpf, injection: Injection, on: bool, to: &[Dest
     tell(ebpf, 0, whose)
 }
 
+/// Follows a socket no more, if it is.
+pub(super) fn let_go(ebpf: &mut Ebpf, connection: u64) {
+    if let Some(map) = ebpf.map_mut("SOCKETS")
+        && let Ok(mut sockets) = SockHash::<_, u64>::try_from(map)
+    {
+        // Absent is as good as removed.
+        let _ = sockets.remove(&connection);
+    }
+}
+
 fn detach(ebpf: &mut Ebpf) {
     if let Some(Ok(program)) = ebpf.program_mut("socket_event").map(<&mut SockOps>::try_from) {
         // Not loaded is as good as unloaded.

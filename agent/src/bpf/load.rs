@@ -359,6 +359,11 @@ impl Kernel {
         }
     }
 
+    /// Follows a socket no more.
+    pub fn let_go(&mut self, connection: u64) {
+        inject::let_go(&mut self.ebpf, connection);
+    }
+
     /// What became of requests that an injector looked at, by [`tracewire_common::inject::NAMES`].
     pub fn fates(&self) -> [u64; tracewire_common::inject::COUNT as usize] {
         inject::fates(&self.ebpf)

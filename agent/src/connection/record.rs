@@ -73,6 +73,11 @@ pub enum Event<'a> {
         /// How, as `wait` says it: exit code in bits 8 to 15, signal in bits 0 to 6.
         status: u32,
     },
+    /// A followed socket blocks by now.
+    Blocks {
+        /// Its name.
+        connection: u64,
+    },
     /// A process has a socket whose bytes are TLS.
     Tls {
         /// The process.
@@ -144,6 +149,9 @@ impl<'a> Event<'a> {
                 pid: header.pid,
                 time_ns: header.time_ns,
                 status: word().unwrap_or(0),
+            },
+            kind::BLOCKS => Event::Blocks {
+                connection: header.connection,
             },
             kind::TLS => Event::Tls { pid: header.pid },
             kind::INJECTED => Event::Injected {

@@ -203,6 +203,7 @@ fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, caller: Calle
     call_ended(slot);
     if way == direction::RECEIVE && inject::read::wanted() {
         inject::read::contexts(slot);
+        inject::enrol::received(sk, &parts.header);
     }
     if go {
         if parts.cursor.settled == 0 {

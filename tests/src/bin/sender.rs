@@ -1,11 +1,13 @@
 //! `sender NUMBER…`: for each line on standard input, an address, sends the
 //! streams of those numbers ([`tracewire_tests::bytes::Kind::ALL`]) there, one
 //! connection each, half-closes, and reads the answer until its end. Its
-//! sockets never block; it waits by edge-triggered epoll. Writes a line at the end.
+//! sockets never block; it waits by edge-triggered epoll. With `late` instead of a
+//! number the socket blocks from behind its first write on. Writes a line at the end.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tracewire_tests::bytes::{ANSWER, Kind, noise};
@@ -104,14 +106,41 @@ fn send(address: SocketAddr, kind: Kind) -> Result<()> {
     Ok(())
 }
 
+/// Blocks after its first write; then waits in a read while what it wrote and its end are acknowledged.
+fn send_late(address: SocketAddr) -> Result<()> {
+    let mut stream = connect(address)?;
+    std::thread::sleep(Duration::from_millis(50));
+    let bytes = Kind::Http2.bytes();
+    let (first, rest) = bytes.split_at(200);
+    stream.write_all(first)?;
+    stream.set_nonblocking(false)?;
+    let mut greeting = [0; 5];
+    stream.read_exact(&mut greeting)?;
+    std::thread::sleep(Duration::from_millis(500));
+    stream.write_all(rest)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).context("a read that waits")?;
+    ensure!(
+        answer == noise(99, ANSWER),
+        "the answer changed: {} bytes",
+        answer.len()
+    );
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let mut kinds = Vec::new();
-    for word in std::env::args().skip(1) {
+    let late = std::env::args().nth(1).is_some_and(|word| word == "late");
+    for word in std::env::args().skip(1).filter(|_| !late) {
         kinds.push(*Kind::ALL.get(word.parse::<usize>()?).context("no such stream")?);
     }
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     let address = line.trim().parse()?;
+    if late {
+        send_late(address)?;
+    }
     for kind in kinds {
         send(address, kind).with_context(|| format!("{kind:?}"))?;
     }

@@ -17,15 +17,19 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_socket_cookie, bpf_map_delete_elem, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::maps::lpm_trie::Key;
+use tracewire_common::event::{Header, kind};
 use tracewire_common::inject::{DESTINATION, Fate, followed};
 use tracewire_common::link::runtime;
 use tracewire_common::settings::watch;
 use tracewire_ebpf::outbound::phase;
 
 use super::{DESTINATIONS, SOCKETS, add_outbound, closed, count, outbound};
+use crate::kernel::emit;
 use crate::kernel::maps::{self, offset};
 use crate::kernel::memory::kernel;
 
+/// A value of `Outbound::enrolling`: the agent was asked to let it go.
+const LEAVING: u8 = 2;
 /// AF_INET6.
 const AF_INET6: u16 = 10;
 /// O_NONBLOCK of x86-64.
@@ -137,7 +141,7 @@ fn established(ops: *mut bpf_sock_ops) {
     let Some(out) = outbound(cookie) else { return };
     // SAFETY: a live element of a map; the socket has sent nothing yet.
     let out = unsafe { &mut *out };
-    if out.enrolling == 0 {
+    if out.enrolling != 1 {
         return;
     }
     out.enrolling = 0;
@@ -153,6 +157,28 @@ fn established(ops: *mut bpf_sock_ops) {
     if refused {
         closed(cookie);
     }
+}
+
+/// A receive on a socket is over: one that blocks by now is to be let go before the next.
+#[inline(always)]
+pub fn received(sk: u64, header: &Header) {
+    let Some(out) = outbound(header.connection) else { return };
+    // SAFETY: a live element of a map; a race with the socket's holder costs one more record.
+    let out = unsafe { &mut *out };
+    if out.enrolling != 0 || never_blocks(sk) {
+        return;
+    }
+    out.enrolling = LEAVING;
+    out.phase = phase::DEAD;
+    count(Fate::Blocking);
+    emit::bare(Header {
+        kind: kind::BLOCKS,
+        direction: 0,
+        flags: 0,
+        length: 0,
+        time_ns: emit::now(),
+        ..*header
+    });
 }
 
 /// A followed socket writes for the first time, the injector has seen what: whether it stays.
