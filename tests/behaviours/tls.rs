@@ -83,7 +83,7 @@ fn encrypted_calls_between_libraries_are_told_as_they_were() -> Result<()> {
 /// memory, and one that ends in mid-record.
 fn odd(version: &str) -> Result<()> {
     let _turn = alone()?;
-    let (requests, report) = exchange::run(version)?;
+    let (requests, report) = exchange::run("openssl", version)?;
     exchange::assert_told(&requests, &report);
     Ok(())
 }
@@ -96,4 +96,17 @@ fn whatever_openssl_3_does_is_told_as_it_was() -> Result<()> {
 #[test]
 fn whatever_openssl_1_1_1_does_is_told_as_it_was() -> Result<()> {
     odd("1.1.1")
+}
+
+/// Not by way of hyper or tonic, and in a program with two versions of rustls.
+#[test]
+fn what_rustls_encrypts_is_told_as_it_was() -> Result<()> {
+    let _turn = alone()?;
+    let (requests, report) = exchange::run("rustls", "0.23")?;
+    exchange::assert_told(&requests, &report);
+    let (_, report) = exchange::run("rustls", "0.21")?;
+    assert!(report.spans.is_empty(), "it is not followed: {:?}", report.spans);
+    let lacking = report.counters.get("probes_lacking");
+    assert!(lacking.is_some_and(|n| *n > 0), "{:?}", report.counters);
+    Ok(())
 }

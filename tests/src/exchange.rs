@@ -1,5 +1,5 @@
-//! HTTP/1.1 right on libssl (`tests/workloads/openssl`): what the client wrote
-//! down of its requests, and the spans held against it.
+//! HTTP/1.1 right on a TLS library (`tests/workloads/openssl` and `rustls`): what
+//! the client wrote down of its requests, and the spans held against it.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -32,16 +32,16 @@ pub struct Request {
     pub cut: bool,
 }
 
-/// Runs server and client with this version of OpenSSL, both observed.
+/// Runs server and client of a workload with this version of its library, both observed.
 ///
 /// # Errors
 /// When a program fails.
-pub fn run(version: &str) -> Result<(Vec<Request>, Report)> {
+pub fn run(workload: &str, version: &str) -> Result<(Vec<Request>, Report)> {
     let folder = Folder::new()?;
     let tls = Tls::new(&folder, true)?;
-    let out = place::workload("openssl");
+    let out = place::workload(workload);
     let built = Command::new("bash")
-        .arg(place::workload_source("openssl").join("build.sh"))
+        .arg(place::workload_source(workload).join("build.sh"))
         .arg(&out)
         .stdin(Stdio::null())
         .output()?;
@@ -59,7 +59,7 @@ pub fn run(version: &str) -> Result<(Vec<Request>, Report)> {
         command
     };
     let (said, errors) = (folder.file("server.out"), folder.file("server.err"));
-    let mut server = Running::start_into("openssl server", &mut command("serve"), &said, &errors)?;
+    let mut server = Running::start_into(&format!("{workload} server"), &mut command("serve"), &said, &errors)?;
     server.wait_for_line(&said, "listening", PATIENCE)?;
     let mut client = command("client");
     let file = |name: &str| std::fs::File::create(folder.file(name)).with_context(|| name.to_owned());
@@ -67,7 +67,7 @@ pub fn run(version: &str) -> Result<(Vec<Request>, Report)> {
         .stdin(Stdio::piped())
         .stdout(file("client.out")?)
         .stderr(file("client.err")?);
-    let mut client = Running::start("openssl client", &mut client)?;
+    let mut client = Running::start(format!("{workload} client"), &mut client)?;
     let agent = Agent::attach(&[server.pid(), client.pid()], &folder)?;
     client
         .take_stdin()

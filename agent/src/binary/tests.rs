@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::decoder::Register;
 use super::{Binary, Code, Function, GO_ARGUMENTS, SYSV_ARGUMENTS, Version, probe_point};
 
 fn there(paths: &[&str]) -> Option<Binary> {
@@ -233,4 +234,17 @@ fn broken_files_are_refused_or_read_without_a_panic() {
             end: u64::MAX,
         });
     }
+}
+
+#[test]
+fn a_branch_behind_a_call_is_taken_only_while_the_result_is_there() {
+    let branch = |bytes: &[u8]| Code::new(0x1000, bytes).branch_after(0x1000, &[Register::RAX]);
+    // call; mov rbp, rdx; cmp rax, 1; je
+    let call = [0xe8, 0, 0, 0, 0];
+    let compared = [0x48, 0x89, 0xd5, 0x48, 0x83, 0xf8, 0x01, 0x74, 0x00];
+    assert_eq!(branch(&[&call[..], &compared].concat()), Some(0x100c));
+    // xor eax, eax before it
+    assert_eq!(branch(&[&call[..], &[0x31, 0xc0], &compared].concat()), None);
+    // another call before it
+    assert_eq!(branch(&[&call[..], &call, &compared].concat()), None);
 }

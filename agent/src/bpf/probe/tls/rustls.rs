@@ -24,7 +24,6 @@ const PARTS: &[&str] = &[
     "conn6Writer",
     "connection6Writer",
     "send_plaintext",
-    "send_some_plaintext",
     "buffer_plaintext",
 ];
 
@@ -41,7 +40,28 @@ pub fn look(binary: &Binary) -> Option<Library> {
             .map(|symbol| (symbol.demangled(), symbol))
             .collect(),
     );
-    let program = Program { binary, symbols };
+    let older: Vec<String> = versions.iter().filter(|version| is_older(version)).cloned().collect();
+    let program = Program {
+        binary,
+        symbols,
+        mixed: !older.is_empty(),
+    };
+    let mut abilities = Vec::new();
+    if !older.is_empty() {
+        abilities.push(Ability {
+            name: "older rustls",
+            points: Err(format!(
+                "{} has no place where all it decrypts passes: 0.23 is needed",
+                older.join(", ")
+            )),
+        });
+    }
+    if older.len() == versions.len() {
+        return Some(Library {
+            what: format!("rustls {}", versions.join(", ")),
+            abilities,
+        });
+    }
     let (points, others) = match program.readers().and_then(|readers| Ok((readers, program.writers()?))) {
         Ok((mut points, (writers, others))) => {
             points.extend(writers);
@@ -49,7 +69,7 @@ pub fn look(binary: &Binary) -> Option<Library> {
         }
         Err(reason) => (Err(reason), Vec::new()),
     };
-    let mut abilities = vec![Ability { name: "rustls", points }];
+    abilities.push(Ability { name: "rustls", points });
     if !others.is_empty() {
         abilities.push(Ability {
             name: "rustls, what else writes",
@@ -81,6 +101,12 @@ fn versions(binary: &Binary) -> Vec<String> {
     found
 }
 
+/// Versions before 0.23 append what they decrypt wherever the compiler put that.
+fn is_older(version: &str) -> bool {
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse().ok());
+    minor.is_none_or(|minor: u32| minor < 23)
+}
+
 struct Symbols(Vec<(String, Symbol)>);
 
 impl Symbols {
@@ -105,6 +131,8 @@ impl Symbols {
 struct Program<'a> {
     binary: &'a Binary,
     symbols: Symbols,
+    /// An older version is in the program too.
+    mixed: bool,
 }
 
 impl Program<'_> {
@@ -114,6 +142,9 @@ impl Program<'_> {
             .functions(|name| name.contains("::CommonState") && name.ends_with("::take_received_plaintext"));
         if readers.is_empty() {
             return Err("no symbol CommonState::take_received_plaintext (stripped, or inlined)".to_owned());
+        }
+        if self.mixed && readers.len() > 1 {
+            return Err("which take_received_plaintext is of which version is not certain".to_owned());
         }
         readers
             .into_iter()
@@ -143,13 +174,14 @@ impl Program<'_> {
                     .is_some_and(|(holder, method)| wanted(holder, method))
             })
         };
-        let sinks = of(&|holder, method| {
+        let writes = |holder: &str, method: &str| {
             ["write", "write_vectored"].contains(&method)
                 && (holder.contains("PlaintextSink") || holder.contains("rustls::conn::") && holder.contains("Writer"))
-        });
+        };
+        let sinks = of(&|holder, method| writes(holder, method) && holder.contains("conn::connection::"));
+        let older = of(&|holder, method| writes(holder, method) && !holder.contains("conn::connection::"));
         let counting = of(&|holder, method| {
-            ["send_plaintext", "send_some_plaintext", "buffer_plaintext"].contains(&method)
-                && holder.contains("rustls::")
+            ["send_plaintext", "buffer_plaintext"].contains(&method) && holder.contains("rustls::")
         });
         let sends = of(&|holder, method| method == "write_to" && holder.contains("::ChunkVecBuffer"));
         let own: Vec<Function> = sinks.iter().chain(&counting).copied().collect();
@@ -163,7 +195,7 @@ impl Program<'_> {
         };
         let (mut points, mut others) = (Vec::new(), Vec::new());
         for function in self.binary.users_of(&self.binary.targets(&own)) {
-            if own.iter().any(|own| own.address == function.address) {
+            if own.iter().chain(&older).any(|own| own.address == function.address) {
                 continue;
             }
             let name = self.symbols.name(function).unwrap_or_default();
@@ -320,4 +352,59 @@ fn hands_on(code: &Code<'_>) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_functions_whose_arguments_are_known_are_writers() {
+        let stream = "<tokio_rustls::common::Stream<IO,C> as tokio::io::async_write::AsyncWrite>";
+        assert_eq!(kind(&format!("{stream}::poll_write")), Some("tls_rust_writes_borrowed"));
+        let io = "<hyper_util::rt::tokio::TokioIo<T> as hyper::rt::io::Write>";
+        let vectored = format!("{io}::poll_write_vectored");
+        assert_eq!(kind(&vectored), Some("tls_rust_writes_vectored"));
+        assert_eq!(kind(&format!("{io}::poll_flush")), None);
+        assert_eq!(
+            kind("hyper::proto::h1::dispatch::Dispatcher<D,Bs,I,T>::poll_write"),
+            None
+        );
+        assert_eq!(kind(""), None);
+    }
+
+    #[test]
+    fn versions_before_0_23_are_older() {
+        assert!(is_older("0.21.12") && is_older("0.22.4") && is_older("none"));
+        assert!(!is_older("0.23.5"));
+    }
+
+    /// A function that takes an owner of bytes in RSI and does with it what these instructions do.
+    fn takes(bytes: &[u8]) -> bool {
+        hands_on(&Code::new(0x1000, bytes))
+    }
+
+    #[test]
+    fn an_owner_of_bytes_is_told_by_what_is_done_with_it() {
+        let load = [
+            0x4c, 0x8b, 0x26, // mov r12, [rsi]
+            0x48, 0x8b, 0x5e, 0x08, // mov rbx, [rsi+8]
+            0x4c, 0x8b, 0x76, 0x10, // mov r14, [rsi+16]
+        ];
+        let copy = [
+            0x48, 0x89, 0xde, // mov rsi, rbx
+            0x4c, 0x89, 0xf2, // mov rdx, r14
+            0xe8, 0, 0, 0, 0, // call
+        ];
+        let store = [
+            0x4c, 0x89, 0x21, // mov [rcx], r12
+            0x48, 0x89, 0x59, 0x08, // mov [rcx+8], rbx
+            0x4c, 0x89, 0x71, 0x10, // mov [rcx+16], r14
+        ];
+        assert!(takes(&[&load[..], &copy].concat()));
+        assert!(takes(&[&load[..], &store].concat()));
+        // xor ebx, ebx: it is no longer what was loaded.
+        assert!(!takes(&[&load[..], &[0x31, 0xdb], &copy].concat()));
+        assert!(!takes(&load));
+    }
 }
