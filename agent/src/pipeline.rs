@@ -300,6 +300,7 @@ impl Pipeline {
     /// Reads what is there.
     fn turn(&mut self) {
         self.kernel.settle_probes();
+        self.kernel.flush_log();
         let Pipeline {
             reader,
             core,

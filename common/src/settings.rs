@@ -129,8 +129,8 @@ pub struct Settings {
     pub key: [u64; 2],
     /// 1: contexts are written, so those that come in are read.
     pub inject: u32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// 1: what the framers decide is logged.
+    pub log: u32,
 }
 
 // SAFETY: u32 members only.

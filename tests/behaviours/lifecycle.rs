@@ -80,12 +80,17 @@ struct Work {
 impl Work {
     /// The client calls until it is told to end.
     fn begin() -> Result<Self> {
+        Self::begin_with(&[])
+    }
+
+    /// The same with flags of the agent's.
+    fn begin_with(flags: &[&str]) -> Result<Self> {
         let folder = Folder::new()?;
         let server = Server::start(Language::Go, &folder)?;
         let load = Load::new("mixed", u32::from(u16::MAX) * 16).at_once(8).over(3);
         let client = Client::start(Language::Go, &server.address, load, Duration::ZERO, 0, &folder)?;
         let pids = [server.running.pid(), client.running.pid()];
-        let agent = Agent::attach(&pids, &folder)?;
+        let agent = Agent::attach_with(&pids, flags, &folder)?;
         Ok(Work {
             server,
             client,
@@ -143,6 +148,25 @@ fn an_agent_killed_under_load_leaves_the_services_and_the_kernel_as_they_were() 
     work.agent.signal(libc::SIGKILL);
     work.agent.wait(PATIENCE)?;
     attached.gone()?;
+    work.all_calls_succeed()?;
+    Ok(())
+}
+
+/// What the kernel programs decide is logged where details are asked for, and never what they read.
+#[test]
+fn the_kernel_programs_tell_what_they_decide_when_asked() -> Result<()> {
+    let _turn = alone()?;
+    let mut work = Work::begin_with(&["--log-level", "debug"])?;
+    work.until_spans()?;
+    work.agent.signal(libc::SIGINT);
+    work.agent.wait(PATIENCE)?;
+    let said = std::fs::read_to_string(work.folder.file("agent.err"))?;
+    let (kernel, rest): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.contains(" tracewire::kernel: "));
+    assert!(kernel.iter().any(|line| line.ends_with("framing proven")), "{said}");
+    assert!(
+        !rest.is_empty() && !said.contains("go-mixed-"),
+        "the log holds what was sent: {said}"
+    );
     work.all_calls_succeed()?;
     Ok(())
 }

@@ -15,6 +15,7 @@ use super::btf::{self, Btf};
 use super::files;
 use super::head;
 use super::inject::{self, Injection};
+use super::log::{self, KernelLog};
 use super::preempt;
 use super::probe::{self, Probes};
 use super::{OBJECT, privileges};
@@ -88,6 +89,8 @@ pub struct Request {
     pub key: [u64; 2],
     /// Observed programs are probed for which call is made on behalf of which request.
     pub links: bool,
+    /// The programs tell what they decide.
+    pub log: bool,
     /// Contexts are written to outbound requests.
     pub inject: bool,
     /// Even for processes to which this kernel says wrongly how many bytes a followed socket holds.
@@ -104,6 +107,7 @@ pub struct Kernel {
     pub unix: bool,
     /// Whether it can be told when a Unix socket is closed.
     closes: bool,
+    log: KernelLog,
     /// Abilities that are missing, with the reason.
     pub missing: Vec<(&'static str, String)>,
     /// How contexts are written, or why they are not; None: nobody asked.
@@ -144,7 +148,7 @@ impl Kernel {
             match_ports: u32::from(request.match_ports),
             key: request.key,
             inject: u32::from(request.inject),
-            reserved: 0,
+            log: u32::from(request.log),
         };
         let kernel_types = aya::Btf::from_sys_fs().map_err(|e| Error::Load(chain(&e)))?;
         // The trace of a large program takes the kernel minutes to write; the end of it is enough for a message.
@@ -159,6 +163,8 @@ impl Kernel {
             .btf(Some(&kernel_types))
             .override_global("OFFSETS", offsets.bytes(), true)
             .override_global("SETTINGS", settings.bytes(), true)
+            .override_global(log::LEVEL, if request.log { &log::ALL } else { &log::NOTHING }, true)
+            .map_max_entries(log::MAP, if request.log { log::ROOMY } else { log::SMALLEST })
             .map_max_entries("EVENTS", request.ring_bytes.max(64 * 1024))
             .map_max_entries("CONNECTIONS", request.connections.max(64))
             .load(OBJECT)
@@ -200,7 +206,9 @@ impl Kernel {
                     if request.choose_new {
                         probes.ready(&mut ebpf);
                     }
+                    let log = KernelLog::of(&mut ebpf, request.log);
                     return Ok(Kernel {
+                        log,
                         ebpf,
                         probes,
                         rung,
@@ -304,6 +312,11 @@ impl Kernel {
                 self.closes = false;
             })
             .ok()
+    }
+
+    /// Hands what the programs told over to the agent's log.
+    pub fn flush_log(&mut self) {
+        self.log.flush();
     }
 
     /// How many probes there are.

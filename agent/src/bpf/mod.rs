@@ -10,6 +10,7 @@ mod files;
 mod head;
 pub mod inject;
 pub mod load;
+mod log;
 mod preempt;
 pub mod privileges;
 pub mod probe;

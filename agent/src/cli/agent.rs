@@ -13,7 +13,7 @@ use super::{Failure, Shared, View};
 use crate::bpf::check;
 use crate::bpf::load::{Kernel, Request};
 use crate::config::sentry::Way;
-use crate::config::{self, Config, Environment, Given, Links, LogFlags, Output};
+use crate::config::{self, Config, Environment, Given, Links, LogFlags, LogLevel, Output};
 use crate::discover::resource::Resources;
 use crate::export::Exporter;
 use crate::export::console::{ConsoleExporter, Look};
@@ -91,6 +91,7 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
         key: rand::random(),
         inject: injection.on,
         inject_despite: shared.injection.inject_despite_trial,
+        log: matches!(configured.config.log_level, LogLevel::Debug | LogLevel::Trace),
         ..request
     };
     Ok(Prepared {

@@ -13,7 +13,7 @@ use crate::kernel::open::first_sight;
 use crate::kernel::proof::prove;
 use crate::kernel::tls::join;
 use crate::kernel::walk::{Walk, flush, stop, walk};
-use crate::kernel::{emit, inject};
+use crate::kernel::{emit, inject, log};
 
 const RCV_SHUTDOWN: u8 = 1;
 const SEND_SHUTDOWN: u8 = 2;
@@ -240,9 +240,11 @@ fn piece(slot: u32, shared: &mut Shared, parts: &mut Scratch, found: u32, send: 
     }
     if shared.tcp != 0 && !in_order(sk, cookie, shared, &mut parts.flow, parts.cursor.moved, send) {
         maps::count(Fault::Sequence);
+        log::tell(slot, log::told::GAP);
     }
     if found == found::OPAQUE {
         maps::count(Fault::OpaqueCall);
+        log::tell(slot, log::told::OPAQUE);
         order::missed(&mut parts.flow, parts.cursor.moved);
         return;
     }
@@ -253,8 +255,12 @@ fn piece(slot: u32, shared: &mut Shared, parts: &mut Scratch, found: u32, send: 
     at.begin();
     if parts.flow.phase == phase::LOST {
         if prove(slot) == 0 {
+            if shared.protocol == protocol::OTHER {
+                log::tell(slot, log::told::OTHER);
+            }
             return;
         }
+        log::tell(slot, log::told::PROVEN);
         at.begin();
     }
     parts.header.flags = common_flags(&parts.flow, shared);
@@ -271,6 +277,7 @@ fn piece(slot: u32, shared: &mut Shared, parts: &mut Scratch, found: u32, send: 
         if shared.protocol != protocol::OTHER {
             maps::count(fault);
         }
+        log::tell(slot, log::told::GAVE_UP);
         order::lose(&mut parts.flow);
     }
     // The protocol may have become known only now.

@@ -230,7 +230,7 @@ static SETTINGS: Settings = Settings {
     match_ports: 0,
     key: [0; 2],
     inject: 0,
-    reserved: 0,
+    log: 0,
 };
 
 /// An empty connection, copied into the map from here: it is too large for the stack.

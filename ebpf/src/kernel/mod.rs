@@ -6,6 +6,7 @@ pub mod context;
 pub mod emit;
 pub mod files;
 pub mod inject;
+pub mod log;
 pub mod maps;
 pub mod memory;
 pub mod open;
