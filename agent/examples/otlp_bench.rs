@@ -51,6 +51,7 @@ fn spans(resource: &Arc<Resource>) -> Vec<Span> {
                 ("user_agent.original".into(), Value::Shared("grpc-go/1.71.0".into())),
             ],
             dropped_attributes: 0,
+            sentry_head: None,
             resource: resource.clone(),
         })
         .collect()

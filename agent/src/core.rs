@@ -15,7 +15,7 @@ use crate::connection::record::Event;
 use crate::connection::waiting::{Waiting, after_a_gap};
 use crate::discover::Resource;
 use crate::propagation::head::{Head, Services};
-use crate::propagation::identity::{self, Identified, Identities};
+use crate::propagation::identity::{self, Identified, Identities, Propagators};
 use crate::protocol::fields::Allow;
 use crate::request::assemble::{Assembler, Counts, Output};
 use crate::request::{Exchange, Role};
@@ -75,6 +75,11 @@ impl Core {
     /// Lets `head` decide over the traces that begin here; without it all are sampled.
     pub fn sample(&mut self, head: Head) {
         self.identities.sample(head);
+    }
+
+    /// Reads these fields and no others for a parent; without it all are read.
+    pub fn read(&mut self, propagators: Propagators) {
+        self.identities.read(propagators);
     }
 
     /// Takes other choices; what was learned of names stays.
@@ -229,6 +234,7 @@ impl Core {
             exchange,
             context,
             ambiguous,
+            sentry_head,
         } in self.identified.drain(..)
         {
             if is_own(&exchange) {
@@ -238,6 +244,7 @@ impl Core {
             }
             let resource = processes.resource(exchange.pid);
             let mut span = self.builder.build(&exchange, context, resource, self.boot_to_unix_ns);
+            span.sentry_head = sentry_head;
             if ambiguous {
                 let parent = Value::Str("ambiguous".into());
                 span.attributes.push((key::PARENT.into(), parent));

@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::{Change, Chooser, Pipeline, Until};
 use crate::privacy::{Policy, Query};
 use crate::propagation::head::Head;
+use crate::propagation::identity::Propagators;
 use crate::protocol::fields::Allow;
 use crate::sampler::{self, Sampler};
 use crate::span::build::Builder;
@@ -81,6 +82,8 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
     let env = Environment::of_process(log).map_err(|e| Failure::Usage(e.to_string()))?;
     let request = kernel_side(shared, &env).map_err(|e| Failure::Usage(e.to_string()))?;
     let injection = config::injection::load(&shared.injection, log).map_err(|e| Failure::Usage(e.to_string()))?;
+    config::propagation::writable(injection.on, configured.config.propagators)
+        .map_err(|e| Failure::Usage(e.to_string()))?;
     if injection.on && !request.links {
         tracing::warn!("--links off: with --inject every call's context begins a new trace");
     }
@@ -321,6 +324,7 @@ impl Reload {
             .map_err(|e| Failure::Usage(e.to_string()))?;
         let injection =
             config::injection::load(&self.shared.injection, &self.log).map_err(|e| Failure::Usage(e.to_string()))?;
+        config::propagation::writable(injection.on, config.propagators).map_err(|e| Failure::Usage(e.to_string()))?;
         let builder = builder(&config, &view)?;
         let (chooser, pids, ports) = (self.select)()?;
         // Last: they open files and connections.
@@ -417,6 +421,13 @@ pub(super) struct Agent {
     pub(super) stop: Arc<AtomicBool>,
 }
 
+impl Configured {
+    /// Which fields of requests are read for a parent.
+    pub(super) fn propagators(&self) -> Propagators {
+        self.config.propagators
+    }
+}
+
 impl Prepared {
     /// What the resources of all processes say.
     pub(super) fn resources(&self) -> Resources {
@@ -477,6 +488,7 @@ impl Prepared {
             exporters,
         } = self.configured;
         let mut core = core::Core::new(allow, builder, request.key, clock::boot_to_unix_ns());
+        core.read(config.propagators);
         core.sample(Head::new(self.sampling.head.clone()));
         let mut pipeline = Pipeline::new(kernel, core, resources, chooser, counters.clone())
             .ok_or_else(|| Failure::Other("the kernel programs lack a map: build tracewire anew".into()))?;

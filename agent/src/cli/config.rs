@@ -1,11 +1,14 @@
 //! `tracewire config`.
 
 use std::io::Write;
-use std::path::Path;
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 
 use super::agent::{self, default_output};
 use super::run::SHARE;
 use super::{Failure, Selection, Shared};
+use crate::config::settings::{Kind, Setting};
 use crate::config::{self, Environment, LogFlags, example, show};
 
 /// Print every setting.
@@ -26,7 +29,7 @@ pub(crate) struct Args {
     shared: Shared,
 }
 
-pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
+pub(crate) fn main(args: Args, log: &LogFlags, matches: Option<&ArgMatches>) -> Result<(), Failure> {
     let mut out = std::io::stdout();
     let failed = |e: std::io::Error| Failure::Other(format!("standard output: {e}"));
     if args.example {
@@ -38,12 +41,13 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
     let usage = |e: config::Error| Failure::Usage(e.to_string());
     // Whatever `run` would refuse is refused here, too.
     args.selection.selector(log)?;
-    agent::configure(&args.shared.view, log, default_output())?;
+    let propagators = agent::configure(&args.shared.view, log, default_output())?.propagators();
     config::sampling::load(&args.shared.sampling, SHARE, log).map_err(usage)?;
-    config::injection::load(&args.shared.injection, log).map_err(usage)?;
+    let injection = config::injection::load(&args.shared.injection, log).map_err(usage)?;
+    config::propagation::writable(injection.on, propagators).map_err(usage)?;
     let env = Environment::of_process(log).map_err(usage)?;
     agent::kernel_side(&args.shared, &env).map_err(usage)?;
-    let all = show::all(&env, |flag| given(&args, log, flag)).map_err(usage)?;
+    let all = show::all(&env, |setting| given(matches?, setting)).map_err(usage)?;
     if args.json {
         let object: serde_json::Map<_, _> = all
             .iter()
@@ -64,50 +68,67 @@ pub(crate) fn main(args: Args, log: &LogFlags) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the command line says of a flag.
-fn given(args: &Args, log: &LogFlags, flag: &str) -> Option<String> {
-    let list = |items: &[String], separator: &str| (!items.is_empty()).then(|| items.join(separator));
-    let path = |path: &Option<std::path::PathBuf>| path.as_deref().map(Path::display).map(|p| p.to_string());
-    let word = |value: Option<clap::builder::PossibleValue>| value.map(|v| v.get_name().to_owned());
-    let (shared, view, sampling) = (&args.shared, &args.shared.view, &args.shared.sampling);
-    use clap::ValueEnum as _;
-    match flag {
-        "executable" => list(&args.selection.executable, ","),
-        "service" => list(&args.selection.service, ","),
-        "port" => list(&args.selection.port.iter().map(u16::to_string).collect::<Vec<_>>(), ","),
-        "output" => word(view.export.output.and_then(|v| v.to_possible_value())),
-        "otlp-endpoint" => view.export.otlp_endpoint.clone(),
-        "otlp-protocol" => word(view.export.otlp_protocol.and_then(|v| v.to_possible_value())),
-        "otlp-compression" => word(view.export.otlp_compression.and_then(|v| v.to_possible_value())),
-        "otlp-certificate" => path(&view.export.otlp_certificate),
-        "otlp-file" => path(&view.export.otlp_file),
-        "health-listen" => view.export.health_listen.clone(),
-        "sample-ratio" => sampling.sample_ratio.map(|n| n.to_string()),
-        "sample-rule" => list(&sampling.sample_rule, ";"),
-        "sample-limit" => sampling.sample_limit.map(|n| n.to_string()),
-        "trust-sampling" => word(sampling.trust_sampling.and_then(|v| v.to_possible_value())),
-        "keep-slower-than" => sampling.keep_slower_than.map(|n| n.to_string()),
-        "show-queries" => view.show_queries.then(|| "true".into()),
-        "redact" => list(
-            &view.redact.iter().map(|r| r.as_str().to_owned()).collect::<Vec<_>>(),
-            ";",
-        ),
-        "capture-request-header" => list(&view.capture_request_header, ","),
-        "capture-response-header" => list(&view.capture_response_header, ","),
-        "route" => list(&view.route, ";"),
-        "strict-routes" => view.strict_routes.then(|| "true".into()),
-        "semconv" => view.semconv.clone(),
-        "sentry-dsn-file" => path(&view.sentry.sentry_dsn_file),
-        "sentry-environment" => view.sentry.sentry_environment.clone(),
-        "sentry-release" => view.sentry.sentry_release.clone(),
-        "sentry-traces-sample-rate" => view.sentry.sentry_traces_sample_rate.map(|n| n.to_string()),
-        "sentry-traces" => word(view.sentry.sentry_traces.and_then(|v| v.to_possible_value())),
-        "log-level" => word(log.log_level.and_then(|v| v.to_possible_value())),
-        "links" => word(shared.links.and_then(|v| v.to_possible_value())),
-        "inject" => shared.injection.inject.map(|on| on.to_string()),
-        "inject-to" => list(&shared.injection.inject_to, ","),
-        "ring-buffer" => shared.ring_buffer.map(|n| n.to_string()),
-        "connections" => shared.connections.map(|n| n.to_string()),
-        _ => None,
+/// What the command line says of a setting's flag, as a variable would hold it.
+fn given(matches: &ArgMatches, setting: &Setting) -> Option<String> {
+    let id = setting.flag.replace('-', "_");
+    let by_flag = matches.try_contains_id(&id).is_ok() && matches.value_source(&id) == Some(ValueSource::CommandLine);
+    if !by_flag {
+        return None;
+    }
+    let separator = match setting.kind {
+        Kind::List(separator) => separator.to_string(),
+        _ => ",".to_owned(),
+    };
+    let values: Vec<_> = matches.get_raw(&id)?.map(|value| value.to_string_lossy()).collect();
+    // A flag without a value.
+    Some(if values.is_empty() {
+        "true".to_owned()
+    } else {
+        values.join(&separator)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::config::settings::SETTINGS;
+
+    #[test]
+    fn every_flag_of_the_list_is_one_and_is_seen() {
+        for setting in SETTINGS.iter().filter(|s| !s.flag.is_empty()) {
+            let flag = format!("--{}", setting.flag);
+            let value = match setting.kind {
+                Kind::Boolean => None,
+                Kind::Word(words) => words.first().copied(),
+                _ => Some("1"),
+            };
+            let line = ["tracewire", "config", flag.as_str()].into_iter().chain(value);
+            let matches = super::super::Cli::command().try_get_matches_from(line).unwrap();
+            let matches = matches.subcommand_matches("config").unwrap();
+            assert_eq!(
+                given(matches, setting).as_deref(),
+                Some(value.unwrap_or("true")),
+                "{flag}"
+            );
+            let others = SETTINGS.iter().filter(|s| s.key != setting.key && !s.flag.is_empty());
+            assert!(
+                others.into_iter().all(|other| given(matches, other).is_none()),
+                "{flag}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_of_one_flag_are_a_list() {
+        let line = ["tracewire", "config", "--route", "/a/{id}", "--route", "/b"];
+        let matches = super::super::Cli::command().try_get_matches_from(line).unwrap();
+        let routes = SETTINGS.iter().find(|s| s.key == "routes.patterns").unwrap();
+        assert_eq!(
+            given(matches.subcommand_matches("config").unwrap(), routes).as_deref(),
+            Some("/a/{id};/b")
+        );
     }
 }

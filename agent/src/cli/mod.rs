@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Environment, ExportFlags, InjectionFlags, Links, LogFlags, SamplingFlags, SentryFlags};
 use crate::discover::select::Selector;
@@ -175,13 +175,17 @@ impl Failure {
 
 /// Runs the command of this process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let result = match cli.command {
         Command::Attach(args) => attach::main(args, &cli.log),
         Command::Run(args) => run::main(args, &cli.log),
         Command::Record(args) => record::main(args, &cli.log),
         Command::Replay(args) => replay::main(args, &cli.log),
-        Command::Config(args) => config::main(args, &cli.log),
+        Command::Config(args) => config::main(args, &cli.log, matches.subcommand_matches("config")),
         Command::Check(args) => check::main(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tracewire", &mut std::io::stdout());

@@ -105,8 +105,23 @@ impl Reader<'_> {
         if let Some(sampler) = at(root, &["tracer_provider", "sampler"]) {
             self.sampler(sampler)?;
         }
+        self.propagators(root)?;
         self.processors(root)?;
         self.readers(root)
+    }
+
+    fn propagators(&mut self, root: &Spanned<Node>) -> Result<(), Error> {
+        let mut list = Vec::new();
+        for item in items(at(root, &["propagator", "composite"])) {
+            if let Node::Map(pairs) = &item.value {
+                list.extend(pairs.iter().map(|(name, _)| name.value.clone()));
+            }
+        }
+        list.extend(self.scalar(at(root, &["propagator", "composite_list"]))?);
+        if list.is_empty() {
+            return Ok(());
+        }
+        self.put("propagation.propagators", root, list.join(","))
     }
 
     fn resource(&mut self, root: &Spanned<Node>) -> Result<(), Error> {

@@ -14,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod answered;
 mod declarative;
 mod environment;
 pub mod example;
@@ -23,6 +24,7 @@ pub mod injection;
 mod limits;
 pub mod metrics;
 mod otlp;
+pub mod propagation;
 pub mod resource;
 pub mod sampling;
 pub mod sentry;
@@ -30,6 +32,7 @@ pub mod settings;
 pub mod show;
 
 use crate::discover::resource as discovered;
+use crate::propagation::identity::Propagators;
 use crate::span::limits::Limits;
 
 pub use environment::Environment;
@@ -108,6 +111,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`: replaces the known HTTP methods (case-sensitive).
     pub http_known_methods: Option<Vec<String>>,
+    /// Which fields of requests are read for a parent.
+    pub propagators: Propagators,
     /// What was ignored and why; to be logged once the log is set up.
     pub warnings: Vec<String>,
 }
@@ -219,6 +224,8 @@ impl Config {
             .output
             .or(env.word(&["TRACEWIRE_OUTPUT"], Output::of_word).map(|g| g.value))
             .or(chosen.map(|c| if c.console { Output::Tree } else { Output::None }));
+        let propagators = propagation::read(&mut env)?;
+        answered::warn(&mut env);
         Ok(Config {
             output,
             otlp: otlp_on.then_some(otlp),
@@ -246,6 +253,7 @@ impl Config {
             limits,
             log_level,
             http_known_methods,
+            propagators,
             warnings: env.into_warnings(),
         })
     }

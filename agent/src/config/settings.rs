@@ -184,6 +184,8 @@ settings! {
         "Whose sampled flag is obeyed: everybody's, that of callers at private addresses, or of observed ones"
     "sampling.keep_slower_than" Kind::Milliseconds, "none", ["TRACEWIRE_KEEP_SLOWER_THAN"], "keep-slower-than", live;
         "Also keep every trace with a span of at least this length, ms"
+    "propagation.propagators" Kind::List(','), "tracecontext, baggage", ["OTEL_PROPAGATORS"], "";
+        "Which fields name a parent: tracecontext (traceparent), baggage (Sentry's part of it), none"
     "sentry.dsn" Kind::Text, "none: Sentry is off", ["SENTRY_DSN"], "", secret, live;
         "Sentry project; never a flag, for command lines are public"
     "sentry.dsn_file" Kind::Path, "none", ["SENTRY_DSN_FILE"], "sentry-dsn-file", live;

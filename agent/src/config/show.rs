@@ -15,20 +15,20 @@ pub struct Shown {
     pub source: String,
 }
 
-/// All settings as they hold; `flag` gives what the command line says of a flag.
+/// All settings as they hold; `flag` gives what the command line says of one that has a flag.
 ///
 /// # Errors
 /// A variable that is no text.
-pub fn all(env: &Environment<'_>, flag: impl Fn(&str) -> Option<String>) -> Result<Vec<Shown>, Error> {
+pub fn all(env: &Environment<'_>, flag: impl Fn(&Setting) -> Option<String>) -> Result<Vec<Shown>, Error> {
     SETTINGS.iter().map(|setting| one(setting, env, &flag)).collect()
 }
 
 fn one(
     setting: &'static Setting,
     env: &Environment<'_>,
-    flag: &impl Fn(&str) -> Option<String>,
+    flag: &impl Fn(&Setting) -> Option<String>,
 ) -> Result<Shown, Error> {
-    let by_flag = Some(setting.flag).filter(|f| !f.is_empty()).and_then(flag);
+    let by_flag = (!setting.flag.is_empty()).then(|| flag(setting)).flatten();
     let (value, source) = match (by_flag, env.text(setting.variables)?) {
         (Some(value), _) => (value, format!("--{}", setting.flag)),
         (None, Some(given)) if given.source == setting.in_file => {
@@ -78,7 +78,7 @@ mod tests {
             |list: &[(&str, &str)], name: &str| list.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
         let read = |name: &str| find(env, name).map(OsString::from);
         let environment = Environment::layered(read, file.map(|_| path.as_path())).unwrap();
-        all(&environment, |flag| find(flags, flag)).unwrap()
+        all(&environment, |setting| find(flags, setting.flag)).unwrap()
     }
 
     fn of<'s>(shown: &'s [Shown], key: &str) -> (&'s str, &'s str) {

@@ -67,6 +67,10 @@ fn talks(secret: &str) -> Vec<Talk> {
         ("x-asked", secret.to_owned()),
         ("x-forwarded-host", format!("{secret}.example.com")),
         ("tracestate", format!("a={safe}")),
+        (
+            "baggage",
+            format!("user={safe},sentry-user_id={safe},sentry-transaction={safe}"),
+        ),
     ];
     let common: Fields = common.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
     let mut talks = Vec::new();

@@ -41,6 +41,7 @@ pub fn server(trace: u128, id: u64, parent: Option<u64>) -> Span {
             ("server.port".into(), Value::Int(50051)),
         ],
         dropped_attributes: 0,
+        sentry_head: None,
         resource: resource(1, "greeter"),
     }
 }

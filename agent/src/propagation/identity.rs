@@ -38,6 +38,8 @@ const SENT: usize = 16 * 1024;
 const OPEN: usize = 128 * 1024;
 /// Requests remembered after their end: calls made on their behalf may end later.
 const ENDED: usize = 16 * 1024;
+/// Traces whose head's words are remembered.
+const HEADS: usize = 16 * 1024;
 /// Links remembered before their request began.
 const LINKS: usize = 32 * 1024;
 /// Processes of this node that a trace is followed through, at most.
@@ -52,6 +54,30 @@ pub struct Identified {
     pub context: SpanContext,
     /// Several served requests could be the parent; none is said to be.
     pub ambiguous: bool,
+    /// What Sentry's SDK at the head of the trace said of it.
+    pub sentry_head: Option<Arc<str>>,
+}
+
+/// Which fields are read for a parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Propagators {
+    /// `traceparent` and `tracestate`.
+    pub trace_context: bool,
+    /// `sentry-trace`, where there is no `traceparent`.
+    pub sentry: bool,
+    /// Sentry's part of `baggage`.
+    pub baggage: bool,
+}
+
+impl Default for Propagators {
+    /// All.
+    fn default() -> Self {
+        Propagators {
+            trace_context: true,
+            sentry: true,
+            baggage: true,
+        }
+    }
 }
 
 /// What was made of links.
@@ -95,8 +121,9 @@ struct Request {
 }
 
 impl Request {
-    fn of(exchange: &Exchange) -> Self {
-        let (wire, undecided) = parse(&exchange.request.traceparent, &exchange.request.sentry_trace);
+    fn of(exchange: &Exchange, propagators: Propagators) -> Self {
+        let head = &exchange.request;
+        let (wire, undecided) = parse(&head.traceparent, &head.sentry_trace, propagators);
         Request {
             pid: exchange.pid,
             start_ns: exchange.start_ns,
@@ -105,7 +132,7 @@ impl Request {
             numbered: exchange.version == Version::Http2,
             wire,
             undecided,
-            state: state(&exchange.request.tracestate),
+            state: state(&exchange.request.tracestate, propagators),
             method: exchange.request.method.clone(),
             path: exchange.request.path.clone(),
             earlier_ns: None,
@@ -145,6 +172,10 @@ pub struct Identities {
     undecided: VecDeque<StreamKey>,
     /// What was decided of them.
     decided: Vec<(StreamKey, Context)>,
+    /// What Sentry's SDK at the head of a trace said of it.
+    heads: FxHashMap<TraceId, Arc<str>>,
+    heads_order: VecDeque<TraceId>,
+    propagators: Propagators,
     sent: HashSet<[u8; 24]>,
     sent_order: VecDeque<[u8; 24]>,
     waiting: VecDeque<Waiting>,
@@ -169,6 +200,9 @@ impl Identities {
             asked: false,
             undecided: VecDeque::new(),
             decided: Vec::new(),
+            heads: FxHashMap::default(),
+            heads_order: VecDeque::new(),
+            propagators: Propagators::default(),
             sent: HashSet::new(),
             sent_order: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -179,6 +213,11 @@ impl Identities {
     /// Lets `head` decide over the traces that begin here; without it all are sampled.
     pub fn sample(&mut self, head: Head) {
         self.head = head;
+    }
+
+    /// Reads these fields and no others for a parent; without it all are read.
+    pub fn read(&mut self, propagators: Propagators) {
+        self.propagators = propagators;
     }
 
     /// Who decides over the traces that begin here.
@@ -203,16 +242,22 @@ impl Identities {
 
     /// On whose behalf a request is made; it comes before or shortly after the request itself.
     pub fn link(&mut self, link: Link) {
-        remember(&mut self.links, &mut self.links_order, link.child, link);
+        remember(&mut self.links, &mut self.links_order, LINKS, link.child, link);
     }
 
     /// A context was written to the wire: what the wire carries is what the span carries.
     pub fn pin(&mut self, injected: &Injected) {
         let context = injected.context;
-        remember(&mut self.pinned, &mut self.pinned_order, injected.child, *injected);
+        remember(
+            &mut self.pinned,
+            &mut self.pinned_order,
+            LINKS,
+            injected.child,
+            *injected,
+        );
         if injected.parent.is_some() {
             let told = (context.trace_id, context.flags);
-            remember(&mut self.told, &mut self.told_order, injected.parent, told);
+            remember(&mut self.told, &mut self.told_order, LINKS, injected.parent, told);
         }
     }
 
@@ -235,10 +280,16 @@ impl Identities {
                 traceparent,
                 tracestate,
                 sentry_trace,
+                sentry_baggage,
                 method,
                 path,
             } => {
-                let (wire, undecided) = parse(&traceparent, &sentry_trace);
+                let (wire, undecided) = parse(&traceparent, &sentry_trace, self.propagators);
+                if let (Some(wire), Some(said)) = (&wire, sentry_baggage)
+                    && self.propagators.baggage
+                {
+                    remember(&mut self.heads, &mut self.heads_order, HEADS, wire.trace_id, said);
+                }
                 let request = Request {
                     pid,
                     start_ns,
@@ -247,7 +298,7 @@ impl Identities {
                     numbered: version == Version::Http2,
                     wire,
                     undecided,
-                    state: state(&tracestate),
+                    state: state(&tracestate, self.propagators),
                     method,
                     path,
                     earlier_ns: None,
@@ -317,10 +368,11 @@ impl Identities {
 
     fn ended(&mut self, exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
         let key = key(exchange.role, exchange.peer.connection, exchange.stream);
+        let propagators = self.propagators;
         let request = self
             .requests
             .entry(key)
-            .or_insert_with(|| Box::new(Request::of(&exchange)));
+            .or_insert_with(|| Box::new(Request::of(&exchange, propagators)));
         request.end_ns = exchange.end_ns.max(1);
         request.over_ns = Some(edge::over_ns(exchange.end_ns, exchange.outcome == Outcome::Complete));
         self.ended.push_back(key);
@@ -340,9 +392,10 @@ impl Identities {
 
     fn finish(&mut self, mut exchange: Box<Exchange>, services: &mut impl Services, out: &mut Vec<Identified>) {
         let key = key(exchange.role, exchange.peer.connection, exchange.stream);
+        let propagators = self.propagators;
         self.requests
             .entry(key)
-            .or_insert_with(|| Box::new(Request::of(&exchange)));
+            .or_insert_with(|| Box::new(Request::of(&exchange, propagators)));
         let context = self.context(key, services, 0).unwrap_or_default();
         let mut ambiguous = false;
         if let Some(request) = self.requests.get(&key) {
@@ -359,6 +412,7 @@ impl Identities {
             request.state = None;
         }
         out.push(Identified {
+            sentry_head: self.heads.get(&context.trace_id).cloned(),
             exchange,
             context,
             ambiguous,
@@ -614,12 +668,15 @@ impl Identities {
     }
 }
 
-/// Keeps a bounded number of entries, the latest.
-fn remember<V>(map: &mut FxHashMap<StreamKey, V>, order: &mut VecDeque<StreamKey>, key: StreamKey, value: V) {
+/// Keeps at most so many entries, the latest.
+fn remember<K, V>(map: &mut FxHashMap<K, V>, order: &mut VecDeque<K>, most: usize, key: K, value: V)
+where
+    K: Copy + Eq + std::hash::Hash,
+{
     if map.insert(key, value).is_none() {
         order.push_back(key);
     }
-    if order.len() > LINKS
+    if order.len() > most
         && let Some(old) = order.pop_front()
     {
         map.remove(&old);
@@ -628,18 +685,27 @@ fn remember<V>(map: &mut FxHashMap<StreamKey, V>, order: &mut VecDeque<StreamKey
 
 /// The parent that a request names: `traceparent`, or else Sentry's own field; and whether that
 /// leaves the head decision to whoever comes next.
-fn parse(traceparent: &Seen<Arc<str>>, sentry: &Seen<Arc<str>>) -> (Option<TraceParent>, bool) {
+fn parse(
+    traceparent: &Seen<Arc<str>>,
+    sentry: &Seen<Arc<str>>,
+    propagators: Propagators,
+) -> (Option<TraceParent>, bool) {
+    let traceparent = if propagators.trace_context {
+        traceparent
+    } else {
+        &Seen::Absent
+    };
     match (traceparent, sentry) {
         (Seen::Value(value), _) => (w3c::trace_parent(value), false),
-        (Seen::Absent, Seen::Value(value)) => {
+        (Seen::Absent, Seen::Value(value)) if propagators.sentry => {
             w3c::sentry_trace(value).map_or((None, false), |(parent, undecided)| (Some(parent), undecided))
         }
         _ => (None, false),
     }
 }
 
-fn state(value: &Seen<Arc<str>>) -> Option<Arc<str>> {
-    let value = value.value()?;
+fn state(value: &Seen<Arc<str>>, propagators: Propagators) -> Option<Arc<str>> {
+    let value = value.value().filter(|_| propagators.trace_context)?;
     let kept = w3c::trace_state(value)?;
     Some(if kept.len() == value.len() {
         value.clone()

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::baggage;
 use super::framing::digits;
 use crate::request::{RequestHead, ResponseHead, Seen};
 
@@ -169,6 +170,11 @@ impl Request {
             7 if name == b":method" => head.method = seen(value, interner),
             7 if name == b":scheme" => head.scheme = seen(value, interner),
             10 if name == b":authority" => head.authority = seen(value, interner),
+            7 if equal(name, "baggage") => {
+                if let Some(value) = value {
+                    head.sentry_baggage = baggage::sentry(value, head.sentry_baggage.as_ref());
+                }
+            }
             10 if equal(name, "user-agent") => head.user_agent = seen(value, interner),
             10 if equal(name, "tracestate") => {
                 head.tracestate = match (&head.tracestate, value) {

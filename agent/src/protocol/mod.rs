@@ -1,5 +1,6 @@
 //! Elided streams → messages, by protocol.
 
+pub mod baggage;
 pub mod elided;
 pub mod fields;
 pub mod framing;

@@ -121,6 +121,8 @@ pub enum Output {
         tracestate: Seen<Arc<str>>,
         /// `sentry-trace` likewise.
         sentry_trace: Seen<Arc<str>>,
+        /// As [`RequestHead::sentry_baggage`].
+        sentry_baggage: Option<Arc<str>>,
         /// As [`RequestHead::method`].
         method: Seen<Arc<str>>,
         /// As [`RequestHead::path`].
@@ -479,6 +481,7 @@ impl Turn<'_> {
             traceparent: request.traceparent.clone(),
             tracestate: request.tracestate.clone(),
             sentry_trace: request.sentry_trace.clone(),
+            sentry_baggage: request.sentry_baggage.clone(),
             method: request.method.clone(),
             path: request.path.clone(),
         });

@@ -119,6 +119,8 @@ pub struct RequestHead {
     pub tracestate: Seen<Arc<str>>,
     /// `sentry-trace` as sent: what Sentry's SDKs say where they send no `traceparent`.
     pub sentry_trace: Seen<Arc<str>>,
+    /// What `baggage` has of Sentry's, see [`crate::protocol::baggage`].
+    pub sentry_baggage: Option<Arc<str>>,
     /// `grpc-timeout` as sent.
     pub grpc_timeout: Seen<Arc<str>>,
     /// `content-length`.

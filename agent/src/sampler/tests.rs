@@ -30,6 +30,7 @@ fn span(trace: TraceId, id: u64, parent: Option<u64>, kind: Kind) -> Span {
         status: Status::Unset,
         attributes: vec![("rpc.system.name".into(), Value::Str("grpc".into()))],
         dropped_attributes: 0,
+        sentry_head: None,
         resource: Arc::default(),
     }
 }

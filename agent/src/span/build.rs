@@ -124,6 +124,7 @@ impl Builder {
             status: draft.status,
             attributes: draft.attributes,
             dropped_attributes,
+            sentry_head: None,
             resource,
         }
     }

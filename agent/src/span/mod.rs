@@ -79,6 +79,8 @@ pub struct Span {
     pub attributes: Vec<(Key, Value)>,
     /// Attributes that the limits left out.
     pub dropped_attributes: u32,
+    /// What Sentry's SDK at the head of the trace said of it, see [`crate::protocol::baggage`].
+    pub sentry_head: Option<Arc<str>>,
     /// The observed process.
     pub resource: Arc<Resource>,
 }

@@ -102,6 +102,7 @@ pub fn span(service: &str, id: u64, name: &str) -> Span {
         status: Status::Error(Some("no greeter".into())),
         attributes: vec![("rpc.method".into(), Value::Shared(name.into()))],
         dropped_attributes: 0,
+        sentry_head: None,
         resource: Arc::new(Resource {
             id,
             service_name: service.into(),

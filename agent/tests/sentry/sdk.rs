@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use tracewire::export::Exporter as _;
 use tracewire::propagation::w3c;
+use tracewire::protocol::baggage;
 use tracewire::span::Kind;
 
 use crate::sink::{Envelope, Sink};
@@ -78,7 +79,7 @@ fn find<'a>(came: &'a [Envelope], kind: &str, service: Option<&str>) -> &'a Enve
 fn envelopes_have_the_form_of_the_sdk_s_and_both_continue_one_trace() {
     let sink = Sink::start();
     // The SDK calls our ledger …
-    let Some((sentry_trace, _)) = sdk(&[&sink.dsn("abc", 7)]) else {
+    let Some((sentry_trace, baggage_field)) = sdk(&[&sink.dsn("abc", 7)]) else {
         return;
     };
     let (parent, undecided) = w3c::sentry_trace(&sentry_trace).unwrap();
@@ -87,6 +88,7 @@ fn envelopes_have_the_form_of_the_sdk_s_and_both_continue_one_trace() {
     let mut all = spans::trace(1, "INTERNAL");
     for span in &mut all {
         span.context.trace_id = parent.trace_id;
+        span.sentry_head = baggage::sentry(baggage_field.as_bytes(), None);
     }
     all.retain(|span| span.resource.service_name.as_ref() == "ledger");
     let request = all.iter_mut().find(|s| s.kind == Kind::Server).unwrap();
@@ -113,6 +115,9 @@ fn envelopes_have_the_form_of_the_sdk_s_and_both_continue_one_trace() {
     assert_eq!(trace(before)["trace_id"], trace(after)["trace_id"]);
     assert_eq!(trace(ledger)["parent_span_id"], before.payload["spans"][0]["span_id"]);
     assert_eq!(trace(after)["parent_span_id"], Json::from(ours));
+
+    // What the SDK said of the trace at its head goes with everything in it.
+    assert_eq!(ledger.header["trace"], before.header["trace"]);
 
     // The forms.
     for kind in ["transaction", "event"] {

@@ -45,6 +45,7 @@ pub fn span(trace: u128, id: u64, parent: Option<u64>, kind: Kind, name: &str, r
         status: Status::Unset,
         attributes: Vec::new(),
         dropped_attributes: 0,
+        sentry_head: None,
         resource: resource.clone(),
     }
 }

@@ -1,19 +1,46 @@
 //! The dynamic sampling context of a trace (develop.sentry.dev): what the head
 //! of the trace knows, sent with every envelope so that Sentry scales counts
-//! by the share that was kept.
+//! by the share that was kept. Where one of Sentry's SDKs began the trace, it is what
+//! that said, unchanged: it is frozen at the head.
 
 use sentry::protocol::DynamicSamplingContext;
 use sentry::types::Dsn;
+use serde_json::Value as Json;
 use tracewire_common::sampling::{MAX, Threshold, randomness};
 
-use super::subject::Subject;
+use super::subject::{Subject, hex};
 use super::words;
 use crate::propagation::tracestate;
 use crate::span::Span;
 use crate::span::conventions::key;
 
 /// Of a span's trace. `share` is that of Sentry alone, on top of the trace's own.
-pub fn context(span: &Span, subject: &Subject, dsn: &Dsn, share: Threshold) -> DynamicSamplingContext {
+pub fn context(span: &Span, subject: &Subject, dsn: &Dsn, share: Threshold) -> Json {
+    span.sentry_head
+        .as_deref()
+        .and_then(|said| frozen(said, span))
+        .unwrap_or_else(|| serde_json::to_value(own(span, subject, dsn, share)).unwrap_or_default())
+}
+
+/// What the head said of this very trace; `None`: of another, or not enough to be one.
+fn frozen(said: &str, span: &Span) -> Option<Json> {
+    let mut context = serde_json::Map::new();
+    for (name, value) in said.split(',').filter_map(|member| member.split_once('=')) {
+        let value = percent_encoding::percent_decode_str(value).decode_utf8().ok()?;
+        // A name may be a path with more in it than a name should say.
+        let value = match name {
+            "transaction" => crate::privacy::Policy::default().exact(&value).into_owned(),
+            _ => value.into_owned(),
+        };
+        context.insert(name.to_owned(), value.into());
+    }
+    let id = context.get("trace_id")?.as_str()?;
+    let same = id.eq_ignore_ascii_case(&hex(&span.context.trace_id));
+    (same && context.contains_key("public_key")).then_some(Json::Object(context))
+}
+
+/// Where the trace begins here, or nobody said.
+fn own(span: &Span, subject: &Subject, dsn: &Dsn, share: Threshold) -> DynamicSamplingContext {
     let mut context = DynamicSamplingContext::new()
         .with_trace_id(span.context.trace_id.into())
         .with_public_key(dsn.public_key().to_owned())
@@ -93,7 +120,7 @@ mod tests {
         let subject = Subject::new(&span.resource, None, None, None);
         let mut rate = |state: Option<&str>, share| {
             span.context.trace_state = state.map(Into::into);
-            let json = serde_json::to_value(context(&span, &subject, &dsn, Threshold::of_ratio(share))).unwrap();
+            let json = context(&span, &subject, &dsn, Threshold::of_ratio(share));
             assert_eq!(json["org_id"], "42");
             assert_eq!(
                 (json["sampled"].as_str(), json["public_key"].as_str()),
@@ -105,5 +132,33 @@ mod tests {
         assert_eq!(rate(Some("ot=th:c"), 1.0), "0.25");
         assert_eq!(rate(Some("ot=th:c"), 0.5), "0.25");
         assert_eq!(rate(Some("ot=th:8"), 0.125), "0.125");
+    }
+
+    #[test]
+    fn what_the_head_said_is_passed_on_unchanged() {
+        let mut span = example::server(0xab, 1, None);
+        let dsn: Dsn = "https://abc@o42.ingest.sentry.io/7".parse().unwrap();
+        let subject = Subject::new(&span.resource, None, None, None);
+        let id = format!("{:032x}", 0xab);
+        let said = "public_key=other,sample_rate=0.25,transaction=GET%20%2Fa%2Fbob%40example.com";
+        span.sentry_head = Some(format!("trace_id={id},{said}").into());
+        let context = |span: &Span| super::context(span, &subject, &dsn, Threshold::of_ratio(0.5));
+        assert_eq!(
+            context(&span),
+            serde_json::json!({
+                "trace_id": id, "public_key": "other", "sample_rate": "0.25",
+                "transaction": context(&span)["transaction"],
+            })
+        );
+        let name = context(&span)["transaction"].as_str().unwrap().to_owned();
+        assert!(name.starts_with("GET /a/") && !name.contains("bob"), "{name}");
+        for other in [
+            format!("trace_id={id}"),
+            "trace_id=0,public_key=other".into(),
+            String::new(),
+        ] {
+            span.sentry_head = Some(other.into());
+            assert_eq!(context(&span)["public_key"], "abc");
+        }
     }
 }

@@ -4,9 +4,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sentry::protocol::DynamicSamplingContext;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::limits::Category;
 
@@ -28,7 +27,7 @@ pub struct Sealed {
 /// If the payload can't be written as JSON.
 pub fn seal(
     event_id: Option<&str>,
-    trace: Option<&DynamicSamplingContext>,
+    trace: Option<&Json>,
     kind: &str,
     spans: Option<usize>,
     payload: &impl Serialize,
@@ -39,7 +38,7 @@ pub fn seal(
     }
     header.insert("sdk".into(), super::subject::sdk());
     if let Some(trace) = trace {
-        header.insert("trace".into(), serde_json::to_value(trace)?);
+        header.insert("trace".into(), trace.clone());
     }
     let body = serde_json::to_vec(payload)?;
     let mut item = json!({"type": kind, "length": body.len()});

@@ -54,6 +54,7 @@ impl Node {
             traceparent: seen(traceparent),
             tracestate: Seen::Absent,
             sentry_trace: seen(sentry_trace),
+            sentry_baggage: None,
             method: Seen::Absent,
             path: Seen::Absent,
         };
