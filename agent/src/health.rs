@@ -49,6 +49,21 @@ impl Pulse {
     }
 }
 
+/// Whether an address can be listened at: to be asked before anything is attached.
+///
+/// # Errors
+/// In words: an address that is none, or that can't be had.
+pub fn check(address: &str) -> Result<(), String> {
+    listen(address).map(drop)
+}
+
+fn listen(address: &str) -> Result<std::net::TcpListener, String> {
+    let wrong = |e: &dyn std::fmt::Display| format!("`{address}`: {e}; an address like 127.0.0.1:9464 is expected");
+    let resolved = address.to_socket_addrs().map_err(|e| wrong(&e))?.next();
+    let resolved = resolved.ok_or_else(|| wrong(&"names no address"))?;
+    std::net::TcpListener::bind(resolved).map_err(|e| wrong(&e))
+}
+
 /// Listens from now on: the address that it got.
 ///
 /// # Errors
@@ -60,10 +75,8 @@ pub fn serve(
     counters: Arc<Counters>,
     pulse: Arc<Pulse>,
 ) -> Result<SocketAddr, String> {
-    let wrong = |e: &dyn std::fmt::Display| format!("`{address}`: {e}; an address like 127.0.0.1:9464 is expected");
-    let resolved = address.to_socket_addrs().map_err(|e| wrong(&e))?.next();
-    let resolved = resolved.ok_or_else(|| wrong(&"names no address"))?;
-    let listener = std::net::TcpListener::bind(resolved).map_err(|e| wrong(&e))?;
+    let listener = listen(address)?;
+    let wrong = |e: &dyn std::fmt::Display| format!("`{address}`: {e}");
     listener.set_nonblocking(true).map_err(|e| wrong(&e))?;
     let got = listener.local_addr().map_err(|e| wrong(&e))?;
     let _guard = runtime.enter();

@@ -87,6 +87,9 @@ pub(super) fn prepare(shared: &Shared, log: &LogFlags, default: Output, share: f
     if injection.on && !request.links {
         tracing::warn!("--links off: with --inject every call's context begins a new trace");
     }
+    if let Some(Given { value, source }) = &configured.config.health {
+        health::check(value).map_err(|e| Failure::Usage(format!("{source}: {e}")))?;
+    }
     if configured.config.enabled.value {
         check::preflight().map_err(Failure::Other)?;
     }
@@ -398,12 +401,13 @@ fn sentry(
                 source: NAME,
             }),
             headers: config::Headers::of("x-sentry-auth", &auth),
+            certificate: sentry.certificate.clone(),
             ..config::Otlp::default()
         };
         let inner = OtlpExporter::new(&otlp, &config.batch, runtime, counters.clone())?;
         exporters.push(Box::new(SentryOtlp::new(inner, sentry.config.clone())));
     }
-    let tls = sentry::tls()?;
+    let tls = sentry::tls(sentry.certificate.as_ref())?;
     let exporter = SentryExporter::new(sentry.config, tls, counters).map_err(|e| config::Error::new(NAME, e))?;
     exporters.push(Box::new(exporter));
     Ok(exporters)

@@ -168,10 +168,10 @@ impl<'a> Environment<'a> {
             return Ok(None);
         };
         match given.value.trim().parse::<usize>() {
-            Ok(0) => Err(Error::new(name, "0 would export nothing; at least 1 is needed")),
+            Ok(0) => Err(Error::new(given.source, "0 would export nothing; at least 1 is needed")),
             Ok(size) => Ok(Some(size)),
             Err(_) => Err(Error::new(
-                name,
+                given.source,
                 format_args!("`{}` is not a whole number", given.value),
             )),
         }

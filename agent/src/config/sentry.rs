@@ -9,7 +9,7 @@ use clap::ValueEnum as _;
 use globset::GlobBuilder;
 use tracewire_common::sampling::Threshold;
 
-use super::{Environment, Error, LogFlags, sampling};
+use super::{Environment, Error, Given, LogFlags, sampling};
 use crate::export::sentry::Config;
 use crate::export::sentry::config::{Project, Secret};
 
@@ -42,6 +42,9 @@ pub struct SentryFlags {
     /// Share of the sampled traces that Sentry gets, 0 to 1. Also SENTRY_TRACES_SAMPLE_RATE
     #[arg(long, value_name = "SHARE")]
     pub sentry_traces_sample_rate: Option<f64>,
+    /// Trust this certificate authority (PEM) instead of the well-known ones
+    #[arg(long, value_name = "FILE")]
+    pub sentry_certificate: Option<PathBuf>,
     /// How traces reach Sentry; issues are always sent in envelopes
     #[arg(long, value_enum, value_name = "WAY")]
     pub sentry_traces: Option<Way>,
@@ -54,6 +57,8 @@ pub struct Sentry {
     pub config: Config,
     /// How traces go.
     pub way: Way,
+    /// Authority that is trusted in place of the well-known ones.
+    pub certificate: Option<Given<PathBuf>>,
 }
 
 /// Of this process's environment and `flags`, with what was ignored and why; `None`: Sentry is off.
@@ -76,14 +81,14 @@ pub fn load(flags: &SentryFlags, common: &LogFlags) -> Result<(Option<Sentry>, V
 pub fn read(flags: &SentryFlags, env: &mut Environment<'_>) -> Result<Option<Sentry>, Error> {
     let mut config = Config::default();
     if let Some(given) = env.text(&["SENTRY_DSN"])? {
-        let secret = Secret::parse(&given.value).map_err(|problem| Error::new("SENTRY_DSN", problem))?;
+        let secret = Secret::parse(&given.value).map_err(|problem| Error::new(given.source, problem))?;
         config.default = Some(secret);
     }
     let file = match &flags.sentry_dsn_file {
         Some(path) => Some((path.clone(), "--sentry-dsn-file")),
         None => env
             .text(&["SENTRY_DSN_FILE"])?
-            .map(|g| (PathBuf::from(g.value), "SENTRY_DSN_FILE")),
+            .map(|g| (PathBuf::from(g.value), g.source)),
     };
     if let Some((path, source)) = file {
         dsns(&path, source, env, &mut config)?;
@@ -114,7 +119,21 @@ pub fn read(flags: &SentryFlags, env: &mut Environment<'_>) -> Result<Option<Sen
             "otlp goes to one project; services with a DSN of their own need envelope",
         ));
     }
-    Ok(config.is_on().then_some(Sentry { config, way }))
+    let certificate = match &flags.sentry_certificate {
+        Some(path) => Some(Given {
+            value: path.clone(),
+            source: "--sentry-certificate",
+        }),
+        None => env.text(&["TRACEWIRE_SENTRY_CERTIFICATE"])?.map(|given| Given {
+            value: given.value.into(),
+            source: given.source,
+        }),
+    };
+    Ok(config.is_on().then_some(Sentry {
+        config,
+        way,
+        certificate,
+    }))
 }
 
 /// Reads a file of DSNs: `DSN`, or `GLOB DSN`, one a line, `#` begins a comment.

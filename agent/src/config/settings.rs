@@ -196,6 +196,8 @@ settings! {
         "Release that Sentry shows"
     "sentry.traces_sample_rate" Kind::Share, "1", ["SENTRY_TRACES_SAMPLE_RATE"], "sentry-traces-sample-rate", live;
         "Share of the sampled traces that Sentry gets"
+    "sentry.certificate" Kind::Path, "the host's and Mozilla's", ["TRACEWIRE_SENTRY_CERTIFICATE"], "sentry-certificate", live;
+        "Certificate authority to trust, PEM"
     "sentry.traces" Kind::Word(&["envelope", "otlp", "none"]), "envelope", ["TRACEWIRE_SENTRY_TRACES"], "sentry-traces", live;
         "How traces reach Sentry; issues are always sent in envelopes"
     "propagation.inject" Kind::Boolean, "false", ["TRACEWIRE_INJECT"], "inject", live;

@@ -12,6 +12,7 @@ mod sink;
 mod spans;
 mod spotlight;
 mod tree;
+mod trust;
 
 use std::sync::Arc;
 
@@ -28,6 +29,6 @@ fn exporter(dsn: &str, change: impl FnOnce(&mut Config)) -> (SentryExporter, Arc
     };
     change(&mut config);
     let counters = Arc::new(Counters::default());
-    let exporter = SentryExporter::new(config, sentry::tls().unwrap(), &counters).unwrap();
+    let exporter = SentryExporter::new(config, sentry::tls(None).unwrap(), &counters).unwrap();
     (exporter, counters)
 }

@@ -9,6 +9,7 @@
 //! reports of what was discarded (`losses`). Its global hub is not used: there
 //! is one client a project.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use sentry::types::Dsn;
 use sentry::{Client, ClientOptions, Envelope};
 
 use super::Exporter;
+use crate::config::Given;
 use crate::span::{Kind, Span, Status};
 use crate::telemetry::Counters;
 
@@ -49,12 +51,16 @@ const REPORT: Duration = Duration::from_secs(30);
 /// Processes whose description is remembered at a time.
 const SUBJECTS: usize = 4096;
 
-/// Whom it trusts: the host's authorities and Mozilla's.
+/// Whom it trusts: the authority in that file, or else the host's and Mozilla's.
 ///
 /// # Errors
-/// If TLS can't be set up.
-pub fn tls() -> Result<rustls::ClientConfig, crate::config::Error> {
-    super::otlp::tls::Tls::read(&crate::config::Otlp::default())?.client_config()
+/// If the file can't be read or obeyed, or TLS can't be set up.
+pub fn tls(certificate: Option<&Given<PathBuf>>) -> Result<rustls::ClientConfig, crate::config::Error> {
+    let trust = crate::config::Otlp {
+        certificate: certificate.cloned(),
+        ..crate::config::Otlp::default()
+    };
+    super::otlp::tls::Tls::read(&trust)?.client_config()
 }
 
 /// One project of Sentry.
