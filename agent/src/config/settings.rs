@@ -184,8 +184,6 @@ settings! {
         "Whose sampled flag is obeyed: everybody's, that of callers at private addresses, or of observed ones"
     "sampling.keep_slower_than" Kind::Milliseconds, "none", ["TRACEWIRE_KEEP_SLOWER_THAN"], "keep-slower-than", live;
         "Also keep every trace with a span of at least this length, ms"
-    "propagation.propagators" Kind::List(','), "tracecontext, baggage", ["OTEL_PROPAGATORS"], "";
-        "Which fields name a parent: tracecontext (traceparent), baggage (Sentry's part of it), none"
     "sentry.dsn" Kind::Text, "none: Sentry is off", ["SENTRY_DSN"], "", secret, live;
         "Sentry project; never a flag, for command lines are public"
     "sentry.dsn_file" Kind::Path, "none", ["SENTRY_DSN_FILE"], "sentry-dsn-file", live;
@@ -200,6 +198,8 @@ settings! {
         "Certificate authority to trust, PEM"
     "sentry.traces" Kind::Word(&["envelope", "otlp", "none"]), "envelope", ["TRACEWIRE_SENTRY_TRACES"], "sentry-traces", live;
         "How traces reach Sentry; issues are always sent in envelopes"
+    "propagation.propagators" Kind::List(','), "tracecontext, baggage", ["OTEL_PROPAGATORS"], "";
+        "Which fields name a parent: tracecontext (traceparent), baggage (Sentry's part of it), none"
     "propagation.inject" Kind::Boolean, "false", ["TRACEWIRE_INJECT"], "inject", live;
         "Write a traceparent into requests; a running agent can turn it off, and on again if it began with it"
     "propagation.inject_to" Kind::List(','), "everywhere", ["TRACEWIRE_INJECT_TO"], "inject-to", live;
@@ -247,6 +247,16 @@ settings! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_of_one_section_stands_together() {
+        let mut sections: Vec<&str> = SETTINGS.iter().filter_map(|s| Some(s.key.split_once('.')?.0)).collect();
+        sections.dedup();
+        let count = sections.len();
+        sections.sort_unstable();
+        sections.dedup();
+        assert_eq!(sections.len(), count);
+    }
 
     #[test]
     fn no_key_variable_or_flag_stands_twice() {
