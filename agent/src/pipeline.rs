@@ -534,13 +534,15 @@ fn export(
     deadline: Duration,
 ) {
     loop {
+        let received = receive.recv_timeout(Duration::from_millis(100));
+        // What came after a change goes where the change says.
         let new = replacement.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(new) = new {
             for mut old in std::mem::replace(&mut exporters, new) {
                 old.shutdown(deadline);
             }
         }
-        match receive.recv_timeout(Duration::from_millis(100)) {
+        match received {
             Ok(batch) => {
                 for exporter in &mut exporters {
                     exporter.export(&batch);
