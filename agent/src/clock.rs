@@ -15,3 +15,9 @@ pub fn boot_to_unix_ns() -> i64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     unix.as_nanos() as i64 - boot_ns() as i64
 }
+
+/// Unix time, ns.
+pub fn unix_ns() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX)
+}

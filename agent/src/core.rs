@@ -203,7 +203,12 @@ impl Core {
         open.into_iter().map(|((pid, role), count)| (pid, role, count))
     }
 
-    /// Requests of the agent's own exporters, of which no span was made.
+    /// Connections that are followed now.
+    pub fn connections(&self) -> usize {
+        self.assembler.connections()
+    }
+
+    /// Requests that carry spans, of which no span was made.
     pub fn own_requests(&self) -> u64 {
         self.own_requests
     }
@@ -237,7 +242,7 @@ impl Core {
             sentry_head,
         } in self.identified.drain(..)
         {
-            if is_own(&exchange) {
+            if carries_spans(&exchange) {
                 // A span of a request that carries spans would make another such request.
                 self.own_requests += 1;
                 continue;
@@ -254,8 +259,16 @@ impl Core {
     }
 }
 
-/// Whether the agent's own exporters made the request.
-fn is_own(exchange: &Exchange) -> bool {
-    let agent = exchange.request.user_agent.value();
-    agent.is_some_and(|agent| agent.starts_with(concat!("tracewire/", env!("CARGO_PKG_VERSION"))))
+/// Whether the request carries spans: one of the agent's own exporters, or OTLP of anybody
+/// else's, since a collector that is observed hands on what it gets of the agent.
+fn carries_spans(exchange: &Exchange) -> bool {
+    let request = &exchange.request;
+    let own = |agent: &str| agent.starts_with(concat!("tracewire/", env!("CARGO_PKG_VERSION")));
+    let otlp = |path: &str| {
+        let path = path.split('?').next().unwrap_or_default();
+        path == "/opentelemetry.proto.collector.trace.v1.TraceService/Export" || path.ends_with("/v1/traces")
+    };
+    request.user_agent.value().is_some_and(|agent| own(agent))
+        || request.method.value().is_some_and(|method| &**method == "POST")
+            && request.path.value().is_some_and(|path| otlp(path))
 }

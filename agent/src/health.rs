@@ -163,7 +163,7 @@ mod tests {
         for part in [
             "application/openmetrics-text",
             "tracewire_spans_total 3",
-            "tracewire_spans_dropped_total{cause=\"queue_full\"} 0",
+            "tracewire_spans_dropped_total{cause=\"pipeline\"} 0",
             "rpc_server_call_duration_seconds_count{",
             "service_name=\"greeter\"",
             "# EOF",

@@ -39,6 +39,10 @@ const REST: Duration = Duration::from_millis(50);
 const AFTERLIFE: u64 = 300_000_000;
 /// How often clocks are compared and faults read.
 const UPKEEP: Duration = Duration::from_secs(2);
+/// How much longer than the deadline an exporter may take before it is left behind.
+const HANG: Duration = Duration::from_millis(500);
+/// How often open requests are counted.
+const MEASURE: Duration = Duration::from_millis(500);
 
 /// Decides over processes that come by themselves.
 pub trait Chooser: Send {
@@ -101,7 +105,10 @@ pub struct Pipeline {
     spans: Vec<Span>,
     ended: VecDeque<(u64, u32)>,
     closes: Closes,
+    /// Observed processes that were not there at the last look.
+    gone: HashSet<u32>,
     upkeep: Instant,
+    measured: Instant,
 }
 
 struct Named {
@@ -159,7 +166,9 @@ impl Pipeline {
             spans: Vec::new(),
             ended: VecDeque::new(),
             closes: Closes::default(),
+            gone: HashSet::new(),
             upkeep: Instant::now(),
+            measured: Instant::now(),
         })
     }
 
@@ -250,8 +259,8 @@ impl Pipeline {
         let (send, receive) = sync_channel::<Vec<Span>>(QUEUE);
         let replacement = Replacement::default();
         let exporting = std::thread::Builder::new().name("tracewire-export".into()).spawn({
-            let replacement = replacement.clone();
-            move || export(&receive, exporters, &replacement, deadline)
+            let (replacement, counters) = (replacement.clone(), self.counters.clone());
+            move || export(&receive, exporters, &replacement, deadline, &counters)
         });
         let Ok(exporting) = exporting else {
             tracing::error!("no thread could be made for the exporters");
@@ -288,11 +297,31 @@ impl Pipeline {
         self.count();
         if !self.spans.is_empty() {
             self.counters.spans.add(self.spans.len() as u64);
-            // The exporters still drain their queue, so there is room soon.
-            let _ = send.send(std::mem::take(&mut self.spans));
+            // The exporters still drain their queue, so there is room soon, unless one hangs.
+            let end = Instant::now() + deadline;
+            let mut batch = std::mem::take(&mut self.spans);
+            self.counters.handed.add(batch.len() as u64);
+            while let Err(error) = send.try_send(batch) {
+                let (TrySendError::Full(back) | TrySendError::Disconnected(back)) = error;
+                // Counted below, with all else that an exporter that hangs was to take.
+                if Instant::now() > end {
+                    break;
+                }
+                batch = back;
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         drop(send);
-        if exporting.join().is_err() {
+        // Standard output may be a pipe that nobody reads: that does not hold up the end.
+        let end = Instant::now() + deadline + HANG;
+        while !exporting.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if !exporting.is_finished() {
+            let stuck = self.counters.handed.get().saturating_sub(self.counters.taken.get());
+            self.counters.dropped_pipeline.add(stuck);
+            tracing::error!(spans = stuck, "an exporter hangs: what it was given is lost");
+        } else if exporting.join().is_err() {
             tracing::error!("the exporters' thread failed");
         }
     }
@@ -337,6 +366,8 @@ impl Pipeline {
                         kernel.unwatch(pid);
                     }
                 }
+                // Of a program that nobody chose, and that the kernel watched until that was known.
+                Event::Fork { pid, child } if !named.watched.contains(&pid) => kernel.unwatch(child),
                 Event::Fork { child, .. } => {
                     let resource = named.resource(child);
                     tell_rule(kernel, core, child, &resource);
@@ -419,10 +450,13 @@ impl Pipeline {
         self.metrics.record(&self.spans);
         self.pulse.beat(now);
         self.sampler.sift(&mut self.spans, now);
+        if self.measured.elapsed() > MEASURE {
+            self.measured = Instant::now();
+            self.measure_now();
+        }
         if self.upkeep.elapsed() > UPKEEP {
             self.upkeep = Instant::now();
             self.count();
-            self.measure_now();
             self.core.boot_to_unix_ns = clock::boot_to_unix_ns();
             if let Some(recorder) = &mut self.recorder {
                 recorder.clock(self.core.boot_to_unix_ns);
@@ -459,20 +493,23 @@ impl Pipeline {
         }
     }
 
-    /// Ends that the kernel could not report, because the ring buffer was full.
+    /// Ends that the kernel could not report, because the ring buffer was full. Who is gone for
+    /// the second time is taken for such a one: the report of the others is on its way.
     fn missed_ends(&mut self, now: u64) {
-        let gone: Vec<u32> = self
+        let gone: HashSet<u32> = self
             .named
             .watched
             .iter()
             .copied()
             .filter(|pid| !std::path::Path::new("/proc").join(pid.to_string()).exists())
             .collect();
-        for pid in gone {
-            self.named.watched.remove(&pid);
-            self.kernel.unwatch(pid);
-            self.ended.push_back((now, pid));
+        for pid in gone.intersection(&self.gone) {
+            self.named.watched.remove(pid);
+            self.metrics.missed(&self.named.resource(*pid));
+            self.kernel.unwatch(*pid);
+            self.ended.push_back((now, *pid));
         }
+        self.gone = gone;
     }
 
     /// What is so at this moment.
@@ -513,6 +550,19 @@ impl Pipeline {
         self.counters.released.set(counts.released);
         self.counters.evicted.set(counts.evicted);
         self.counters.tls_unjoined.set(self.core.unjoined());
+        self.counters.hold_bytes.set(self.sampler.held_bytes() as u64);
+        self.counters.connections.set(self.core.connections() as u64);
+        self.counters.asked.set(self.sampler.asked());
+        let all = counts.sampled + counts.released + counts.unsampled + counts.evicted;
+        if all > 0 {
+            self.counters.actual.set(counts.sampled as f64 / all as f64);
+        }
+        let mut points = self
+            .counters
+            .probe_points
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *points = self.kernel.probe_points();
     }
 
     fn hand_over(&mut self, send: &SyncSender<Vec<Span>>) {
@@ -520,9 +570,11 @@ impl Pipeline {
             return;
         }
         let batch = std::mem::take(&mut self.spans);
-        self.counters.spans.add(batch.len() as u64);
-        if let Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) = send.try_send(batch) {
-            self.counters.dropped_output.add(batch.len() as u64);
+        let count = batch.len() as u64;
+        self.counters.spans.add(count);
+        match send.try_send(batch) {
+            Ok(()) => self.counters.handed.add(count),
+            Err(_) => self.counters.dropped_pipeline.add(count),
         }
     }
 }
@@ -532,6 +584,7 @@ fn export(
     mut exporters: Vec<Box<dyn Exporter>>,
     replacement: &Replacement,
     deadline: Duration,
+    counters: &Counters,
 ) {
     loop {
         let received = receive.recv_timeout(Duration::from_millis(100));
@@ -544,9 +597,15 @@ fn export(
         }
         match received {
             Ok(batch) => {
+                let now = clock::unix_ns();
+                for span in &batch {
+                    let time = Duration::from_nanos(now.saturating_sub(span.end_unix_ns));
+                    counters.processing.record(time);
+                }
                 for exporter in &mut exporters {
                     exporter.export(&batch);
                 }
+                counters.taken.add(batch.len() as u64);
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,

@@ -324,6 +324,11 @@ impl Kernel {
         self.probes.counts()
     }
 
+    /// The probes by kind, and what could not be probed by reason.
+    pub fn probe_points(&self) -> crate::telemetry::ProbePoints {
+        self.probes.points()
+    }
+
     /// Chooses processes that begin to listen on a port.
     pub fn choose_port(&mut self, port: u16) -> bool {
         self.ebpf

@@ -491,6 +491,18 @@ impl Prepared {
             runtime,
             exporters,
         } = self.configured;
+        let exporters_named = counters.components.names();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            ratio = self.sampling.head.root.ratio(),
+            keep_errors = self.sampling.keep_errors,
+            "traces go to {}",
+            if exporters_named.is_empty() {
+                "no receiver"
+            } else {
+                &exporters_named
+            }
+        );
         let mut core = core::Core::new(allow, builder, request.key, clock::boot_to_unix_ns());
         core.read(config.propagators);
         core.sample(Head::new(self.sampling.head.clone()));

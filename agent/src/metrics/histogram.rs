@@ -2,10 +2,7 @@
 
 use crate::span::{SpanId, TraceId};
 
-/// Upper bounds, s, inclusive (semantic conventions 1.45: the same for RPC and HTTP).
-pub const BOUNDS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
+pub use crate::telemetry::BOUNDS;
 
 /// One measurement that stands for its bucket, and its trace.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -23,6 +23,7 @@ use crate::span::{Kind, Span};
 
 mod graph;
 mod histogram;
+mod openmetrics;
 pub mod prometheus;
 #[cfg(test)]
 mod tests;
@@ -240,6 +241,14 @@ impl Metrics {
                 signal => format!("signal {signal}"),
             };
             *table.life(resource).ended.entry(end).or_default() += 1;
+        }
+    }
+
+    /// A process is gone, nobody knows how.
+    pub fn missed(&self, resource: &Resource) {
+        let mut table = self.lock();
+        if table.on {
+            *table.life(resource).ended.entry("unknown".to_owned()).or_default() += 1;
         }
     }
 

@@ -1,37 +1,40 @@
-//! The table and the agent's own counts in OpenMetrics, by prometheus-client.
+//! The table and the agent's own counts in OpenMetrics, by prometheus-client;
+//! histograms with exemplars beside it (`openmetrics`).
 //! Names as OpenTelemetry puts them for Prometheus (SPEC
 //! `compatibility/prometheus_and_openmetrics.md`): dots become underscores,
 //! the unit is written out.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabel, EncodeLabelSet, EncodeMetric, LabelSetEncoder, MetricEncoder,
-};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabel, EncodeLabelSet, EncodeMetric, LabelSetEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
-use super::{BOUNDS, Histogram, Metric, Metrics, Service, Snapshot};
+use super::openmetrics::Family;
+use super::{Histogram, Metric, Metrics, Service, Snapshot};
 use crate::attribute::Value;
-use crate::telemetry::Counters;
+use crate::telemetry::{Counters, Kind, Reading, Value as Said};
 
 /// What `/metrics` answers with.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All numbers as text.
 pub fn text(metrics: &Arc<Metrics>, counters: &Arc<Counters>) -> String {
+    let snapshot = metrics.snapshot();
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Requests(Arc::clone(metrics))));
-    registry.register_collector(Box::new(Own(Arc::clone(counters))));
     let mut text = String::new();
+    let (own, others): (Vec<_>, Vec<_>) = counters.readings().into_iter().partition(|r| r.kind == Kind::Histogram);
     // Writing to a string does not fail.
-    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    let _ = histograms(&snapshot, &mut text);
+    let _ = durations(&own, &mut text);
+    registry.register_collector(Box::new(Own(others)));
+    registry.register_collector(Box::new(Requests(snapshot)));
+    let _ = encode_registry(&mut text, &registry).and_then(|()| encode_eof(&mut text));
     text
 }
 
@@ -78,41 +81,50 @@ fn text_of(value: &Value) -> String {
     }
 }
 
+fn histograms(snapshot: &Snapshot, text: &mut String) -> Result<(), fmt::Error> {
+    for metric in Metric::ALL {
+        let mut series = snapshot.series.iter().filter(|s| s.metric == metric).peekable();
+        if series.peek().is_none() {
+            continue;
+        }
+        let name = format!("{}_seconds", label(metric.name()));
+        let mut family = Family::begin(text, &name, metric.about())?;
+        for series in series {
+            let labels = series
+                .attributes
+                .iter()
+                .fold(Labels::of(&series.service), |labels, (name, value)| {
+                    labels.and(name, text_of(value))
+                });
+            family.series(&labels.0, &series.histogram)?;
+        }
+    }
+    if snapshot.edges.is_empty() {
+        return Ok(());
+    }
+    // Named as Grafana's service graph expects it.
+    let name = "traces_service_graph_request_server_seconds";
+    let mut family = Family::begin(text, name, "Duration of calls between services")?;
+    for edge in &snapshot.edges {
+        family.series(&ends(edge).0, &edge.duration)?;
+    }
+    Ok(())
+}
+
+fn ends(edge: &super::Edge) -> Labels {
+    Labels::default()
+        .and("client", &*edge.client)
+        .and("server", &*edge.server)
+}
+
 #[derive(Debug)]
-struct Requests(Arc<Metrics>);
+struct Requests(Snapshot);
 
 impl Collector for Requests {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let snapshot = self.0.snapshot();
-        for metric in Metric::ALL {
-            let name = label(metric.name());
-            let mut family =
-                encoder.encode_descriptor(&name, metric.about(), Some(&Unit::Seconds), MetricType::Histogram)?;
-            for series in snapshot.series.iter().filter(|s| s.metric == metric) {
-                let labels = series
-                    .attributes
-                    .iter()
-                    .fold(Labels::of(&series.service), |labels, (name, value)| {
-                        labels.and(name, text_of(value))
-                    });
-                histogram(family.encode_family(&labels)?, &series.histogram)?;
-            }
-        }
-        lives(&snapshot, &mut encoder)?;
-        edges(&snapshot, &mut encoder)
+        lives(&self.0, &mut encoder)?;
+        edges(&self.0, &mut encoder)
     }
-}
-
-fn histogram(mut encoder: MetricEncoder<'_>, histogram: &Histogram) -> Result<(), fmt::Error> {
-    let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
-    let buckets: Vec<(f64, u64)> = bounds.zip(histogram.counts).collect();
-    // prometheus-client lets nobody make its exemplars: they go by OTLP only.
-    encoder.encode_histogram(
-        histogram.sum,
-        histogram.count(),
-        &buckets,
-        None::<&HashMap<usize, Exemplar<Labels, f64>>>,
-    )
 }
 
 fn lives(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -154,11 +166,6 @@ fn lives(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(),
 
 /// Named as Grafana's service graph expects it.
 fn edges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-    let labels = |edge: &super::Edge| {
-        Labels::default()
-            .and("client", &*edge.client)
-            .and("server", &*edge.server)
-    };
     let mut family = encoder.encode_descriptor(
         "traces_service_graph_request",
         "Calls between services",
@@ -166,7 +173,7 @@ fn edges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(),
         MetricType::Counter,
     )?;
     for edge in &snapshot.edges {
-        ConstCounter::new(edge.duration.count()).encode(family.encode_family(&labels(edge))?)?;
+        ConstCounter::new(edge.duration.count()).encode(family.encode_family(&ends(edge))?)?;
     }
     let mut family = encoder.encode_descriptor(
         "traces_service_graph_request_failed",
@@ -175,53 +182,83 @@ fn edges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> Result<(),
         MetricType::Counter,
     )?;
     for edge in &snapshot.edges {
-        ConstCounter::new(edge.failed).encode(family.encode_family(&labels(edge))?)?;
-    }
-    let mut family = encoder.encode_descriptor(
-        "traces_service_graph_request_server",
-        "Duration of calls between services",
-        Some(&Unit::Seconds),
-        MetricType::Histogram,
-    )?;
-    for edge in &snapshot.edges {
-        histogram(family.encode_family(&labels(edge))?, &edge.duration)?;
+        ConstCounter::new(edge.failed).encode(family.encode_family(&ends(edge))?)?;
     }
     Ok(())
 }
 
+/// The agent's own numbers, less its histograms.
 #[derive(Debug)]
-struct Own(Arc<Counters>);
+struct Own(Vec<Reading>);
+
+/// The name by OpenTelemetry's rules: the unit is a part of it.
+fn named(reading: &Reading) -> String {
+    let unit = match (reading.unit, reading.kind) {
+        ("s", _) => "_seconds",
+        ("By", _) => "_bytes",
+        ("1", Kind::Gauge) => "_ratio",
+        _ => "",
+    };
+    let name = label(reading.name);
+    if name.ends_with(unit) { name } else { name + unit }
+}
+
+/// Label names are short beside `tracewire_`: `cause`, not `tracewire_cause`.
+fn labels(point: &[(&'static str, String)]) -> Labels {
+    point.iter().fold(Labels::default(), |labels, (name, value)| {
+        labels.and(name.strip_prefix("tracewire.").unwrap_or(name), value)
+    })
+}
 
 impl Collector for Own {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        // One family a name; what stands behind a dot is its cause.
-        let mut families: Vec<(String, Vec<(Labels, u64)>)> = Vec::new();
-        for (name, value) in self.0.snapshot() {
-            let (family, labels) = match name.split_once('.') {
-                Some((family, cause)) => (family.to_owned(), Labels::default().and("cause", cause)),
-                None => (name.into_owned(), Labels::default()),
+        for reading in &self.0 {
+            let kind = match reading.kind {
+                Kind::Counter => MetricType::Counter,
+                _ => MetricType::Gauge,
             };
-            match families.iter_mut().find(|(known, _)| *known == family) {
-                Some((_, values)) => values.push((labels, value)),
-                None => families.push((family, vec![(labels, value)])),
-            }
-        }
-        for (family, values) in &families {
-            let name = format!("tracewire_{}", label(family));
-            let about = format!("The agent's own count: {}", family.replace('_', " "));
-            let mut encoder = encoder.encode_descriptor(&name, &about, None, MetricType::Counter)?;
-            for (labels, value) in values {
-                if labels.0.is_empty() {
-                    encoder.encode_counter::<Labels, u64, u64>(value, None)?;
-                } else {
-                    ConstCounter::new(*value).encode(encoder.encode_family(labels)?)?;
+            let name = named(reading);
+            let mut encoder = encoder.encode_descriptor(&name, reading.about, None, kind)?;
+            for (point, value) in &reading.points {
+                let labels = labels(point);
+                let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+                match (value, labels.0.is_empty()) {
+                    (Said::Whole(n), true) if reading.kind == Kind::Counter => {
+                        encoder.encode_counter::<Labels, u64, u64>(n, None)?;
+                    }
+                    (Said::Whole(n), false) if reading.kind == Kind::Counter => {
+                        ConstCounter::new(*n).encode(encoder.encode_family(&labels)?)?;
+                    }
+                    (Said::Whole(n), true) => encoder.encode_gauge(&whole(*n))?,
+                    (Said::Whole(n), false) => {
+                        ConstGauge::new(whole(*n)).encode(encoder.encode_family(&labels)?)?;
+                    }
+                    (Said::Ratio(ratio), _) => {
+                        ConstGauge::new(*ratio).encode(encoder.encode_family(&labels)?)?;
+                    }
+                    (Said::Durations { .. }, _) => {}
                 }
             }
         }
-        for (name, about, value) in self.0.gauges() {
-            let mut encoder = encoder.encode_descriptor(name, about, None, MetricType::Gauge)?;
-            encoder.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
-        }
         Ok(())
     }
+}
+
+/// The agent's own histograms.
+fn durations(readings: &[Reading], text: &mut String) -> Result<(), fmt::Error> {
+    for reading in readings {
+        let name = named(reading);
+        let mut family = Family::begin(text, &name, reading.about)?;
+        for (point, value) in &reading.points {
+            if let Said::Durations { counts, sum } = value {
+                let histogram = Histogram {
+                    counts: *counts,
+                    sum: *sum,
+                    ..Histogram::default()
+                };
+                family.series(&labels(point).0, &histogram)?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -50,7 +50,7 @@ fn requests_of_one_kind_are_one_series_whatever_their_values() {
     assert!(series.attributes.iter().all(|(name, _)| name != key::URL_PATH));
     let text = text(&metrics);
     for line in [
-        "http_server_request_duration_seconds_bucket{le=\"0.005\",",
+        "http_server_request_duration_seconds_bucket{",
         "http_route=\"/users/{id}\"",
         "http_server_request_duration_seconds_sum{",
     ] {
@@ -140,4 +140,41 @@ fn a_call_between_two_services_is_one_call_of_an_edge() {
         text.contains("traces_service_graph_request_total{client=\"shop\",server=\"greeter\"} 2"),
         "{text}"
     );
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_what_there_is() {
+    let counters = Arc::new(Counters::default());
+    let component = counters.components.register("otlp_http_span_exporter", "x", 1);
+    component.failed("timeout".into());
+    component.operation(std::time::Duration::from_millis(1), "".into());
+    *counters.probe_points.lock().unwrap() = crate::telemetry::ProbePoints {
+        attached: vec![("a", 1)],
+        failed: vec![(("b", "c".to_owned()), 1)],
+    };
+    let metrics = Arc::new(Metrics::new(true));
+    let mut sampled = http("/", 1);
+    sampled.context.flags = 1;
+    metrics.record(&[sampled, example::server(1, 7, None)]);
+    metrics.started(&example::resource(1, "shop"));
+    metrics.ended(&example::resource(1, "shop"), 0);
+    let text = prometheus::text(&metrics, &counters);
+    let known = |name: &str| {
+        text.lines()
+            .any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))
+    };
+    let asked = [
+        include_str!("../../../deploy/config/alerts.yaml"),
+        include_str!("../../../deploy/config/dashboard.json"),
+    ];
+    let mut names = 0;
+    for file in asked {
+        let words = file.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let prefixes = ["tracewire_", "otel_sdk_", "process_", "rpc_", "http_", "traces_"];
+        for name in words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))) {
+            assert!(known(name), "{name}:\n{text}");
+            names += 1;
+        }
+    }
+    assert!(names > 30, "{names}");
 }

@@ -124,6 +124,11 @@ impl Hold {
         self.expire_line(now_ns, true) + self.expire_line(now_ns, false)
     }
 
+    /// Memory of what waits, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Drops everything: number of spans.
     pub(super) fn clear(&mut self) -> u64 {
         let dropped = self.traces.values().map(|t| t.spans.len() as u64).sum();

@@ -136,6 +136,16 @@ impl Sampler {
         self.counts.unsampled += self.hold.clear();
     }
 
+    /// Memory of what waits, bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.hold.bytes()
+    }
+
+    /// The share of traces that is asked for.
+    pub fn asked(&self) -> f64 {
+        self.config.head.root.ratio()
+    }
+
     /// What became of spans.
     pub fn counts(&self) -> Counts {
         self.counts

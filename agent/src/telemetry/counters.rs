@@ -3,9 +3,14 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracewire_common::{fault, inject};
+
+use super::component::Components;
+use super::durations::Durations;
+use super::readings::{ProbePoints, Ratio};
 
 /// A count that only grows; cheap to share.
 #[derive(Debug, Default)]
@@ -27,9 +32,24 @@ impl Counter {
         self.0.store(total, Ordering::Relaxed);
     }
 
+    /// Counts `n` less, of what can become less.
+    pub fn sub(&self, n: u64) {
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| Some(all.saturating_sub(n)));
+    }
+
     /// The count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The metric of a count: what stands behind the second dot is its cause.
+fn metric(name: &'static str) -> &'static str {
+    match name.match_indices('.').nth(1) {
+        Some((cause, _)) => name.get(..cause).unwrap_or(name),
+        None => name,
     }
 }
 
@@ -39,19 +59,36 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[doc = $doc])* pub $field: Counter,)*
-            /// Spans that wait for an OTLP receiver now.
-            pub queue_spans: Counter,
             /// Processes observed now.
             pub processes: Counter,
             /// Events that the kernel programs lost, by [`fault::Fault`].
             pub lost_events: [Counter; fault::COUNT as usize],
             /// Requests that an injector looked at, by [`inject::Fate`].
             pub injections: [Counter; inject::COUNT as usize],
+            /// Spans given to the exporters' thread, and those that all exporters took or dropped.
+            pub handed: Counter,
+            /// See there.
+            pub taken: Counter,
+            /// Connections followed now.
+            pub connections: Counter,
+            /// Memory of spans that wait for their trace to end, bytes.
+            pub hold_bytes: Counter,
+            /// Probes, by kind and reason.
+            pub probe_points: Mutex<ProbePoints>,
+            /// From a request's end to its span being given to the exporters.
+            pub processing: Durations,
+            /// Share of traces asked for.
+            pub asked: Ratio,
+            /// Share of spans kept by that.
+            pub actual: Ratio,
+            /// The exporters.
+            pub components: Components,
         }
 
         impl Counters {
-            fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$(($name, self.$field.get()),)*].into_iter()
+            /// Name, metric, meaning, count.
+            pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str, u64)> {
+                [$(($name, metric(concat!("tracewire.", $name)), concat!($($doc,)*).trim_ascii(), self.$field.get()),)*].into_iter()
             }
         }
     };
@@ -106,6 +143,8 @@ counters! {
     dropped_too_large: "spans_dropped.too_large",
     /// Spans not sent by the end of the shutdown's deadline.
     dropped_shutdown: "spans_dropped.shutdown",
+    /// Spans that the exporters' thread was too slow to take.
+    dropped_pipeline: "spans_dropped.pipeline",
     /// Spans that standard output did not take.
     dropped_output: "spans_dropped.output",
     /// Spans that the OTLP file did not take.
@@ -120,7 +159,7 @@ counters! {
     reloads: "reloads",
     /// Times that it was wrong and the old one held.
     reloads_failed: "reloads_failed",
-    /// Requests of the agent's own exporters, of which no span is made.
+    /// Requests that carry spans, the agent's own or a collector's, of which no span is made.
     own_requests: "own_requests",
     /// OTLP requests that failed, retried or not.
     export_failures: "export_failures",
@@ -147,32 +186,9 @@ counters! {
 }
 
 impl Counters {
-    /// What the agent takes of its machine: name, meaning, value.
-    pub fn gauges(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let memory = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-            .unwrap_or(0);
-        vec![
-            ("tracewire_memory_bytes", "Resident memory of the agent", memory * 1024),
-            (
-                "tracewire_queue_spans",
-                "Spans that wait for an OTLP receiver",
-                self.queue_spans.get(),
-            ),
-            (
-                "tracewire_processes_observed",
-                "Processes observed now",
-                self.processes.get(),
-            ),
-        ]
-    }
-
     /// All counts by name, `lost_events.CAUSE` for the kernel's.
     pub fn snapshot(&self) -> Vec<(Cow<'static, str>, u64)> {
-        let own = self.named().map(|(name, n)| (Cow::Borrowed(name), n));
+        let own = self.named().map(|(name, _, _, n)| (Cow::Borrowed(name), n));
         let lost = self
             .lost()
             .map(|(cause, n)| (Cow::Owned(format!("lost_events.{cause}")), n));
@@ -202,7 +218,7 @@ impl Counters {
 
     fn dropped_by_cause(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.named()
-            .filter_map(|(name, n)| Some((name.strip_prefix("spans_dropped.")?, n)))
+            .filter_map(|(name, _, _, n)| Some((name.strip_prefix("spans_dropped.")?, n)))
     }
 
     fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {

@@ -2,8 +2,15 @@
 //! all that went right, was dropped or was lost. Silent about what it
 //! observes: no span data and no secrets are logged.
 
+mod component;
 mod counters;
+mod durations;
 mod log;
+mod memory;
+mod readings;
 
+pub use component::{Component, Components};
 pub use counters::{Counter, Counters};
+pub use durations::{BOUNDS, Durations};
 pub use log::init;
+pub use readings::{Kind, Point, ProbePoints, Ratio, Reading, Value};

@@ -8,7 +8,7 @@
 //! A new runtime is a file here that implements [`Runtime`], a line in
 //! `runtimes`, and its programs in the kernel side's `probe/`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -29,6 +29,7 @@ pub mod tls;
 pub mod tokio;
 
 use crate::binary::Binary;
+use crate::telemetry::ProbePoints;
 
 /// Numbers that a runtime's module gives its programs for a process.
 pub type Layout = [u32; LAYOUT];
@@ -286,6 +287,7 @@ pub struct Probes {
     /// When to look again at a process that opens connections, and how long to wait after that.
     looked: HashMap<u32, (Instant, Duration)>,
     counts: Counts,
+    failed: BTreeMap<(&'static str, String), u64>,
 }
 
 /// How soon a process is looked at again, at first and at most.
@@ -293,6 +295,9 @@ const AGAIN: Duration = Duration::from_millis(250);
 const SELDOM: Duration = Duration::from_secs(64);
 /// Files remembered that no runtime wants.
 const PLAIN: usize = 4096;
+/// Reasons that are told apart, and how much of each.
+const REASONS: usize = 64;
+const REASON: usize = 120;
 
 impl Probes {
     /// None yet.
@@ -305,6 +310,7 @@ impl Probes {
             looker: Looker { wanted, ways: None },
             looked: HashMap::new(),
             counts: Counts::default(),
+            failed: BTreeMap::new(),
         }
     }
 
@@ -480,6 +486,34 @@ impl Probes {
         self.counts
     }
 
+    /// The same by kind, and what is lacking by ability and reason.
+    pub fn points(&self) -> ProbePoints {
+        let mut attached: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for (program, _) in self.files.values().flat_map(|file| &file.links) {
+            *attached.entry(program).or_default() += 1;
+        }
+        ProbePoints {
+            attached: attached.into_iter().collect(),
+            failed: self.failed.iter().map(|(why, n)| (why.clone(), *n)).collect(),
+        }
+    }
+
+    /// Counts what is lacking. Numbers are left out of the reason: they tell one file from another.
+    fn note(&mut self, ability: &'static str, reason: &str) {
+        let mut words = String::new();
+        for c in reason.chars().take(REASON) {
+            let c = if c.is_ascii_digit() { '#' } else { c };
+            if !(c == '#' && words.ends_with('#')) {
+                words.push(c);
+            }
+        }
+        let mut why = (ability, words);
+        if self.failed.len() >= REASONS && !self.failed.contains_key(&why) {
+            why = ("other", "other".to_owned());
+        }
+        *self.failed.entry(why).or_default() += 1;
+    }
+
     fn attach(&mut self, ebpf: &mut Ebpf, file: &Mapped, found: &[(u32, Found)]) -> Vec<(&'static str, UProbeLinkId)> {
         let mut links: Vec<(&'static str, UProbeLinkId)> = Vec::new();
         // Points that abilities share are attached once.
@@ -502,6 +536,7 @@ impl Probes {
                     Ok(()) => tracing::info!(file = %file.name.display(), ability = ability.name, "probes in place"),
                     Err(reason) => {
                         self.counts.lacking += 1;
+                        self.note(ability.name, &reason);
                         tracing::warn!(file = %file.name.display(), ability = ability.name, reason, "not possible here");
                     }
                 }

@@ -73,6 +73,7 @@ pub struct Batch {
     places: FxHashMap<u64, usize>,
     spans: usize,
     bytes: usize,
+    ends: Vec<u64>,
     scratch: Vec<u8>,
 }
 
@@ -110,6 +111,12 @@ impl Batch {
         nested(&mut group.spans, field::SCOPE_SPANS_SPANS, &self.scratch);
         self.bytes += group.spans.len() - before;
         self.spans += 1;
+        self.ends.push(span.end_unix_ns);
+    }
+
+    /// When its spans ended, Unix time ns; once.
+    pub fn take_ends(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.ends)
     }
 
     fn group(&mut self, resource: &Arc<Resource>) -> usize {

@@ -13,12 +13,13 @@ use super::message;
 use crate::config::{Error, Given};
 use crate::export::Exporter;
 use crate::span::Span;
-use crate::telemetry::Counters;
+use crate::telemetry::{Component, Counters};
 
 /// Appends to a file.
 pub struct FileExporter {
     file: File,
     counters: Arc<Counters>,
+    component: Arc<Component>,
     /// The last write ended within a line.
     torn: bool,
     failing: bool,
@@ -37,9 +38,13 @@ impl FileExporter {
             .mode(0o600)
             .open(path.value.as_ref())
             .map_err(|e| Error::new(path.source, format_args!("{shown}: {e}")))?;
+        let component = counters
+            .components
+            .register("otlp_file_span_exporter", &shown.to_string(), 0);
         Ok(FileExporter {
             file,
             counters,
+            component,
             torn: false,
             failing: false,
         })
@@ -81,12 +86,16 @@ impl Exporter for FileExporter {
         match written {
             Ok(()) => {
                 self.counters.file_exported.add(spans.len() as u64);
+                self.component.exported(spans.len() as u64, "".into());
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("OTLP file: writing again");
                 }
             }
             Err(error) => {
                 self.counters.dropped_file.add(spans.len() as u64);
+                let full = error.kind() == std::io::ErrorKind::StorageFull;
+                let word = if full { "storage_full" } else { "_OTHER" };
+                self.component.exported(spans.len() as u64, word.into());
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!("OTLP file: {error}; spans are dropped until there is room again");
                 }

@@ -26,7 +26,7 @@ use super::retry::Attempt;
 use super::transport::Transport;
 use crate::config;
 use crate::metrics::{BOUNDS, Histogram, Metric, Metrics, Service, Snapshot};
-use crate::telemetry::Counters;
+use crate::telemetry::{Counters, Kind, Reading, Value};
 
 /// Sends the table now and then.
 pub struct MetricsExporter {
@@ -124,11 +124,11 @@ impl Sender {
                     tracing::warn!(rejected, "OTLP receiver left out metrics");
                 }
             }
-            Attempt::Refused { problem } if takes_none(&problem) => {
+            Attempt::Refused { problem, .. } if takes_none(&problem) => {
                 tracing::warn!("the OTLP receiver takes no metrics ({problem}): none are sent");
                 self.gone = true;
             }
-            Attempt::Refused { problem } | Attempt::Retryable { problem, .. } => {
+            Attempt::Refused { problem, .. } | Attempt::Retryable { problem, .. } => {
                 // Totals are sent again next time, whole; so are deltas, for nothing was noted as sent.
                 self.counters.metrics_failures.increment();
                 tracing::warn!(
@@ -190,13 +190,16 @@ impl Sender {
             let list = of(&mut services, service);
             let time = snapshot.time_unix_ns;
             let active = ["server", "client"].into_iter().zip(life.active);
-            let points = active.map(|(role, count)| number(count, vec![text("tracewire.role", role)], 0, time));
+            let points = active
+                .map(|(role, count)| number(count, vec![text("tracewire.role", role)], snapshot.start_unix_ns, time));
             list.push(proto::Metric {
                 name: "tracewire.requests.active".into(),
                 unit: "{request}".into(),
                 description: "Requests that are open now".into(),
-                data: Some(Data::Gauge(proto::Gauge {
+                data: Some(Data::Sum(proto::Sum {
                     data_points: points.collect(),
+                    aggregation_temporality: proto::AggregationTemporality::Cumulative as i32,
+                    is_monotonic: false,
                 })),
                 ..proto::Metric::default()
             });
@@ -229,30 +232,8 @@ impl Sender {
     fn own(&self, snapshot: &Snapshot) -> proto::ResourceMetrics {
         let (start, time) = (snapshot.start_unix_ns, snapshot.time_unix_ns);
         let mut metrics: Vec<proto::Metric> = Vec::new();
-        for (name, value) in self.counters.snapshot() {
-            let (family, attributes) = match name.split_once('.') {
-                Some((family, cause)) => (family, vec![text("tracewire.cause", cause)]),
-                None => (&*name, Vec::new()),
-            };
-            let family = format!("tracewire.{family}");
-            let point = number(value, attributes, start, time);
-            match metrics.iter_mut().find(|m| m.name == family) {
-                Some(proto::Metric {
-                    data: Some(Data::Sum(known)),
-                    ..
-                }) => known.data_points.push(point),
-                _ => metrics.push(sum(&family, "1", vec![point])),
-            }
-        }
-        for (name, about, value) in self.counters.gauges() {
-            metrics.push(proto::Metric {
-                name: name.replacen('_', ".", 1),
-                description: about.into(),
-                data: Some(Data::Gauge(proto::Gauge {
-                    data_points: vec![number(value, Vec::new(), 0, time)],
-                })),
-                ..proto::Metric::default()
-            });
+        for reading in self.counters.readings() {
+            metrics.push(own(reading, start, time));
         }
         let ends = |edge: &crate::metrics::Edge| vec![text("client", &edge.client), text("server", &edge.server)];
         let points = snapshot.edges.iter();
@@ -275,6 +256,51 @@ impl Sender {
             vec![text("service.name", SCOPE_NAME), text("service.version", version)],
             metrics,
         )
+    }
+}
+
+fn own(reading: Reading, start: u64, time: u64) -> proto::Metric {
+    let cumulative = proto::AggregationTemporality::Cumulative as i32;
+    let mut numbers = Vec::new();
+    let mut histograms = Vec::new();
+    for (labels, value) in reading.points {
+        let attributes = labels.iter().map(|(key, value)| text(key, value)).collect();
+        match value {
+            Value::Whole(n) => numbers.push(number(n, attributes, start, time)),
+            Value::Ratio(ratio) => numbers.push(proto::NumberDataPoint {
+                value: Some(Number::AsDouble(ratio)),
+                ..number(0, attributes, start, time)
+            }),
+            Value::Durations { counts, sum } => histograms.push(proto::HistogramDataPoint {
+                attributes,
+                start_time_unix_nano: start,
+                time_unix_nano: time,
+                count: counts.iter().sum(),
+                sum: Some(sum),
+                bucket_counts: counts.to_vec(),
+                explicit_bounds: BOUNDS.to_vec(),
+                ..proto::HistogramDataPoint::default()
+            }),
+        }
+    }
+    let data = match reading.kind {
+        Kind::Gauge => Data::Gauge(proto::Gauge { data_points: numbers }),
+        Kind::Histogram => Data::Histogram(proto::Histogram {
+            data_points: histograms,
+            aggregation_temporality: cumulative,
+        }),
+        Kind::Counter | Kind::UpDown => Data::Sum(proto::Sum {
+            data_points: numbers,
+            aggregation_temporality: cumulative,
+            is_monotonic: reading.kind == Kind::Counter,
+        }),
+    };
+    proto::Metric {
+        name: reading.name.to_owned(),
+        unit: reading.unit.to_owned(),
+        description: reading.about.to_owned(),
+        data: Some(data),
+        ..proto::Metric::default()
     }
 }
 

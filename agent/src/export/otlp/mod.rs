@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::Exporter;
 use crate::config::{self, Batch};
 use crate::span::Span;
-use crate::telemetry::Counters;
+use crate::telemetry::{Component, Counters};
 
 mod codec;
 mod encode;
@@ -28,6 +28,7 @@ mod endpoint;
 pub mod file;
 mod message;
 pub mod metrics;
+mod proxy;
 mod retry;
 pub(super) mod tls;
 mod transport;
@@ -56,6 +57,7 @@ pub struct OtlpExporter {
     finished: mpsc::Receiver<()>,
     task: JoinHandle<()>,
     counters: Arc<Counters>,
+    component: Arc<Component>,
     closed: bool,
 }
 
@@ -88,7 +90,18 @@ impl OtlpExporter {
             Transport::new(otlp, &target)?
         };
         tracing::debug!(endpoint = %target.url, protocol = ?otlp.protocol.value, headers = ?otlp.headers, "OTLP export");
-        let queue = Arc::new(Queue::new(batch.max_queue_size, batch.max_export_batch_size));
+        let kind = match otlp.protocol.value {
+            config::Protocol::Grpc => "otlp_grpc_span_exporter",
+            config::Protocol::HttpProtobuf => "otlp_http_span_exporter",
+            config::Protocol::HttpJson => "otlp_http_json_span_exporter",
+        };
+        let to = target.socket.as_deref().unwrap_or(target.url.as_str());
+        let component = counters.components.register(kind, to, batch.max_queue_size);
+        let queue = Arc::new(Queue::new(
+            batch.max_queue_size,
+            batch.max_export_batch_size,
+            component.clone(),
+        ));
         let (stop, stopped) = watch::channel(None);
         let (finish, finished) = mpsc::sync_channel(1);
         let worker = Worker {
@@ -99,6 +112,7 @@ impl OtlpExporter {
             timeout: otlp.timeout,
             backoff,
             counters: counters.clone(),
+            component: component.clone(),
             stopped,
         };
         let task = runtime.spawn(async move {
@@ -112,6 +126,7 @@ impl OtlpExporter {
             finished,
             task,
             counters,
+            component,
             closed: false,
         })
     }
@@ -121,11 +136,13 @@ impl Exporter for OtlpExporter {
     fn export(&mut self, spans: &[Span]) {
         if self.closed {
             self.counters.dropped_shutdown.add(spans.len() as u64);
+            self.component.unprocessed(spans.len() as u64, "already_shutdown");
             return;
         }
         let (taken, held) = self.queue.push(spans);
-        self.counters.queue_spans.set(held as u64);
-        self.counters.dropped_queue_full.add((spans.len() - taken) as u64);
+        let left_out = (spans.len() - taken) as u64;
+        self.counters.dropped_queue_full.add(left_out);
+        self.component.unprocessed(left_out, "queue_full");
         if held >= self.batch_size {
             self.queue.filled.notify_one();
         }
@@ -141,7 +158,10 @@ impl Exporter for OtlpExporter {
         if self.finished.recv_timeout(deadline).is_err() {
             self.task.abort();
         }
-        self.counters.dropped_shutdown.add(self.queue.abandon());
+        let (held, under_way) = self.queue.abandon();
+        self.counters.dropped_shutdown.add(held + under_way);
+        self.component.unprocessed(held, "already_shutdown");
+        self.component.exported(under_way, "shutdown".into());
     }
 }
 
@@ -160,6 +180,7 @@ struct Queue {
     filled: Notify,
     /// Spans taken by the worker and not yet accounted for. Whoever sets it to zero accounts.
     in_flight: AtomicU64,
+    component: Arc<Component>,
 }
 
 #[derive(Default)]
@@ -169,13 +190,14 @@ struct Waiting {
 }
 
 impl Queue {
-    fn new(limit: usize, batch_size: usize) -> Self {
+    fn new(limit: usize, batch_size: usize, component: Arc<Component>) -> Self {
         Queue {
             waiting: Mutex::default(),
             limit,
             batch_size: batch_size.max(1),
             filled: Notify::new(),
             in_flight: AtomicU64::new(0),
+            component,
         }
     }
 
@@ -198,7 +220,14 @@ impl Queue {
             }
         }
         waiting.spans += taken;
+        self.tell(&waiting);
         (taken, waiting.spans)
+    }
+
+    fn tell(&self, waiting: &Waiting) {
+        let bytes: usize = waiting.batches.iter().map(encode::Batch::bytes).sum();
+        self.component.waiting.set(waiting.spans as u64);
+        self.component.bytes.set(bytes as u64);
     }
 
     fn has_room(&self, batch: &encode::Batch) -> bool {
@@ -213,6 +242,9 @@ impl Queue {
         }
         let batch = waiting.batches.pop_front()?;
         waiting.spans = waiting.spans.saturating_sub(batch.len());
+        self.tell(&waiting);
+        self.component.inflight.add(batch.len() as u64);
+        self.component.processed.add(batch.len() as u64);
         self.in_flight.fetch_add(batch.len() as u64, Ordering::Relaxed);
         Some(batch)
     }
@@ -224,15 +256,24 @@ impl Queue {
     /// `n` spans of the last `pop` have met their fate; false if [`Queue::abandon`] has
     /// already counted them.
     fn settle(&self, n: u64) -> bool {
-        self.in_flight
+        let settled = self
+            .in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(n))
-            .is_ok()
+            .is_ok();
+        if settled {
+            self.component.inflight.sub(n);
+        }
+        settled
     }
 
     /// Gives up everything held and under way, and says how many spans that were.
-    fn abandon(&self) -> u64 {
-        let held = std::mem::take(&mut *self.lock()).spans as u64;
-        held + self.in_flight.swap(0, Ordering::Relaxed)
+    fn abandon(&self) -> (u64, u64) {
+        let mut waiting = self.lock();
+        let held = std::mem::take(&mut *waiting).spans as u64;
+        self.tell(&waiting);
+        let under_way = self.in_flight.swap(0, Ordering::Relaxed);
+        self.component.inflight.sub(under_way);
+        (held, under_way)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which failures are worth another try, and when (OTLP specification,
 //! "OTLP/gRPC Response", "OTLP/HTTP Response").
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
@@ -21,14 +22,100 @@ pub enum Attempt {
     Retryable {
         /// Wait that the receiver asked for.
         after: Option<Duration>,
+        /// `error.type`: a status, or what the network did.
+        error: Cow<'static, str>,
         /// What happened, without anything that the receiver wrote.
         problem: String,
     },
     /// It won't ever work.
     Refused {
+        /// `error.type`.
+        error: Cow<'static, str>,
         /// What happened, without anything that the receiver wrote.
         problem: String,
     },
+}
+
+impl Attempt {
+    /// It may work later.
+    pub fn later(error: impl Into<Cow<'static, str>>, problem: String) -> Self {
+        Attempt::Retryable {
+            after: None,
+            error: error.into(),
+            problem,
+        }
+    }
+
+    /// It won't ever work.
+    pub fn never(error: impl Into<Cow<'static, str>>, problem: String) -> Self {
+        Attempt::Refused {
+            error: error.into(),
+            problem,
+        }
+    }
+}
+
+/// What the network did, in a word: for `error.type`.
+pub fn word(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<rustls::Error>() || error.to_string().contains("tls handshake") {
+            return "tls";
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind as Is;
+            match io.kind() {
+                Is::ConnectionRefused => return "connection_refused",
+                Is::TimedOut => return "timeout",
+                Is::HostUnreachable | Is::NetworkUnreachable | Is::NetworkDown => return "unreachable",
+                Is::ConnectionReset | Is::ConnectionAborted | Is::BrokenPipe | Is::UnexpectedEof => {
+                    return "connection_closed";
+                }
+                _ => {}
+            }
+            // An error of rustls comes wrapped in one of the system's.
+            if let Some(inner) = io.get_ref()
+                && word(inner) != "_OTHER"
+            {
+                return word(inner);
+            }
+        }
+        let text = error.to_string();
+        if text.starts_with("dns error") || text.contains("failed to lookup address") {
+            return "dns";
+        }
+        if text.contains("operation was canceled") || text.contains("connection closed") {
+            return "connection_closed";
+        }
+        if text.contains("deadline has elapsed") || text.contains("operation timed out") {
+            return "timeout";
+        }
+        next = error.source();
+    }
+    "_OTHER"
+}
+
+/// The name of a gRPC status (`rpc.status_code`).
+fn status_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// Exponential back-off with jitter.
@@ -71,9 +158,11 @@ impl Backoff {
 /// Judges a gRPC status.
 pub fn of_grpc(status: &tonic::Status) -> Attempt {
     let mut problem = format!("gRPC status {:?}", status.code());
+    let mut error = Cow::Borrowed(status_name(status.code()));
     if let Some(cause) = std::error::Error::source(status) {
         // Made by the transport on this side: refused connection, unknown authority …
         problem = chain(cause);
+        error = Cow::Borrowed(word(cause));
     }
     let after = || status.get_details_retry_info().and_then(|info| info.retry_delay);
     match status.code() {
@@ -84,30 +173,34 @@ pub fn of_grpc(status: &tonic::Status) -> Attempt {
         | Code::Unavailable
         | Code::DataLoss => Attempt::Retryable {
             after: after(),
+            error,
             problem,
         },
         Code::ResourceExhausted => match after() {
             Some(after) => Attempt::Retryable {
                 after: Some(after),
+                error,
                 problem,
             },
-            None => Attempt::Refused { problem },
+            None => Attempt::Refused { error, problem },
         },
         // A broken transport is reported as UNKNOWN, but never by the receiver.
-        Code::Unknown if std::error::Error::source(status).is_some() => Attempt::Retryable { after: None, problem },
-        _ => Attempt::Refused { problem },
+        Code::Unknown if std::error::Error::source(status).is_some() => Attempt::later(error, problem),
+        _ => Attempt::Refused { error, problem },
     }
 }
 
 /// Judges an HTTP status that is not 2xx. `retry_after` is that field's text.
 pub fn of_http(status: u16, retry_after: Option<&str>, now: SystemTime) -> Attempt {
     let problem = format!("HTTP status {status}");
+    let error = Cow::Owned(status.to_string());
     match status {
         429 | 502 | 503 | 504 => Attempt::Retryable {
             after: retry_after.and_then(|text| delay(text.trim(), now)),
+            error,
             problem,
         },
-        _ => Attempt::Refused { problem },
+        _ => Attempt::Refused { error, problem },
     }
 }
 
@@ -210,9 +303,7 @@ mod tests {
         let status = tonic::Status::unauthenticated("no such token: Bearer secret");
         assert_eq!(
             of_grpc(&status),
-            Attempt::Refused {
-                problem: "gRPC status Unauthenticated".into()
-            }
+            Attempt::never("UNAUTHENTICATED", "gRPC status Unauthenticated".into())
         );
     }
 }

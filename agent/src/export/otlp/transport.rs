@@ -21,7 +21,8 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use super::MAX_REQUEST_BYTES;
 use super::codec::{EXPORT, EXPORT_METRICS, Encoded};
 use super::endpoint::Target;
-use super::retry::{Attempt, chain, of_grpc, of_http};
+use super::proxy;
+use super::retry::{Attempt, chain, of_grpc, of_http, word};
 use super::tls::Tls;
 use crate::config::{Compression, Error, Headers, Otlp, Protocol};
 
@@ -94,10 +95,7 @@ impl Transport {
                     *request.metadata_mut() = metadata.clone();
                     request.set_timeout(timeout);
                     if let Err(e) = client.ready().await {
-                        return Attempt::Retryable {
-                            after: None,
-                            problem: chain(&e),
-                        };
+                        return Attempt::later(word(&e), chain(&e));
                     }
                     match client.unary(request, PathAndQuery::from_static(method), Encoded).await {
                         Ok(response) => taken(response.into_inner()),
@@ -116,9 +114,7 @@ impl Transport {
                         Some(json) => match json(&request) {
                             Some(text) => text,
                             None => {
-                                return Attempt::Refused {
-                                    problem: "no JSON could be made of it".into(),
-                                };
+                                return Attempt::never("encoding", "no JSON could be made of it".into());
                             }
                         },
                     };
@@ -127,29 +123,21 @@ impl Transport {
                         true => match compress(&request) {
                             Ok(small) => post.header(CONTENT_ENCODING, "gzip").body(small),
                             Err(e) => {
-                                return Attempt::Refused {
-                                    problem: format!("gzip: {e}"),
-                                };
+                                return Attempt::never("encoding", format!("gzip: {e}"));
                             }
                         },
                         false => post.body(request),
                     };
                     match post.send().await {
                         Ok(response) => answer(response).await,
-                        Err(e) => Attempt::Retryable {
-                            after: None,
-                            problem: chain(&e.without_url()),
-                        },
+                        Err(e) => Attempt::later(word(&e), chain(&e.without_url())),
                     }
                 }
             }
         };
         tokio::time::timeout(timeout, attempt)
             .await
-            .unwrap_or_else(|_| Attempt::Retryable {
-                after: None,
-                problem: format!("no answer within {} ms", timeout.as_millis()),
-            })
+            .unwrap_or_else(|_| Attempt::later("timeout", format!("no answer within {} ms", timeout.as_millis())))
     }
 }
 
@@ -173,7 +161,11 @@ fn grpc(otlp: &Otlp, target: &Target, method: &'static str) -> Result<Transport,
         }
         endpoint = endpoint.tls_config(config).map_err(invalid)?;
     }
-    let mut client = Grpc::new(endpoint.connect_lazy())
+    let channel = match proxy::of(&target.url).filter(|_| target.socket.is_none()) {
+        Some(proxy) => endpoint.connect_with_connector_lazy(proxy.map_err(|e| Error::new(target.source, e))?),
+        None => endpoint.connect_lazy(),
+    };
+    let mut client = Grpc::new(channel)
         .max_decoding_message_size(MAX_RESPONSE_BYTES)
         .max_encoding_message_size(MAX_REQUEST_BYTES);
     if otlp.compression == Compression::Gzip {

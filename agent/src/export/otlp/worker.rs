@@ -1,6 +1,7 @@
 //! The background task: takes batches off the queue, sends each until it is
 //! taken, refused, or out of time, and counts what became of every span.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use tokio::sync::watch;
 use super::retry::{Attempt, Backoff};
 use super::transport::Transport;
 use super::{MAX_REQUEST_BYTES, Queue, encode};
+use crate::clock;
 use crate::config::{Batch, Headers};
-use crate::telemetry::Counters;
+use crate::telemetry::{Component, Counters};
 
 /// Longest text of the receiver that is logged, characters.
 const MAX_SAID: usize = 200;
@@ -24,6 +26,7 @@ pub(super) struct Worker {
     pub timeout: Duration,
     pub backoff: Backoff,
     pub counters: Arc<Counters>,
+    pub component: Arc<Component>,
     /// Set to the deadline when the exporter shuts down.
     pub stopped: watch::Receiver<Option<Instant>>,
 }
@@ -31,8 +34,8 @@ pub(super) struct Worker {
 /// What became of a batch.
 enum Fate {
     Taken { rejected: u64 },
-    Refused,
-    OutOfTime,
+    Refused(Cow<'static, str>),
+    OutOfTime(Cow<'static, str>),
 }
 
 impl Worker {
@@ -58,17 +61,25 @@ impl Worker {
         }
     }
 
-    async fn send(&mut self, batch: encode::Batch) {
+    async fn send(&mut self, mut batch: encode::Batch) {
         let n = batch.len() as u64;
+        let ends = batch.take_ends();
         let request = batch.finish();
         // Batches end at half of it, and no span is as large as the other half.
         if request.len() > MAX_REQUEST_BYTES {
             if self.queue.settle(n) {
                 self.counters.dropped_too_large.add(n);
+                self.component.exported(n, "too_large".into());
             }
             return;
         }
+        let begin = Instant::now();
         let fate = self.try_until_settled(n, request).await;
+        let error = match &fate {
+            Fate::Taken { .. } => Cow::Borrowed(""),
+            Fate::Refused(error) | Fate::OutOfTime(error) => error.clone(),
+        };
+        self.component.operation(begin.elapsed(), error.clone());
         if !self.queue.settle(n) {
             return;
         }
@@ -78,15 +89,26 @@ impl Worker {
                 let rejected = rejected.min(n);
                 counters.dropped_rejected.add(rejected);
                 counters.spans_exported.add(n - rejected);
+                self.component.exported(rejected, "rejected".into());
+                self.component.exported(n - rejected, error);
+                let now = clock::unix_ns();
+                for end in ends {
+                    self.component
+                        .delay
+                        .record(Duration::from_nanos(now.saturating_sub(end)));
+                }
+                return;
             }
-            Fate::Refused => counters.dropped_refused.add(n),
-            Fate::OutOfTime if self.stopped.borrow().is_some() => counters.dropped_shutdown.add(n),
-            Fate::OutOfTime => counters.dropped_timeout.add(n),
+            Fate::Refused(_) => counters.dropped_refused.add(n),
+            Fate::OutOfTime(_) if self.stopped.borrow().is_some() => counters.dropped_shutdown.add(n),
+            Fate::OutOfTime(_) => counters.dropped_timeout.add(n),
         }
+        self.component.exported(n, error);
     }
 
     async fn try_until_settled(&mut self, spans: u64, request: Bytes) -> Fate {
         let end = Instant::now() + self.batch.export_timeout;
+        let mut last = Cow::Borrowed("timeout");
         for retry in 0.. {
             let Some(left) = self.left(end) else { break };
             let attempt = self.transport.send(request.clone(), left.min(self.timeout)).await;
@@ -97,14 +119,19 @@ impl Worker {
                     }
                     return Fate::Taken { rejected };
                 }
-                Attempt::Refused { problem } => {
+                Attempt::Refused { error, problem } => {
                     self.counters.export_failures.increment();
+                    self.component.failed(error.clone());
                     tracing::warn!(spans, "OTLP export refused, spans dropped: {problem}");
-                    return Fate::Refused;
+                    return Fate::Refused(error);
                 }
-                Attempt::Retryable { after, problem } => (after, problem),
+                Attempt::Retryable { after, error, problem } => {
+                    last = error;
+                    (after, problem)
+                }
             };
             self.counters.export_failures.increment();
+            self.component.failed(last.clone());
             let wait = self.backoff.wait(retry, after);
             if self.left(end).is_none_or(|left| left <= wait) {
                 tracing::warn!(spans, "OTLP export gave up, spans dropped: {problem}");
@@ -114,9 +141,10 @@ impl Worker {
             self.pause(wait, end).await;
             if self.left(end).is_some() {
                 self.counters.export_retries.increment();
+                self.component.retries.increment();
             }
         }
-        Fate::OutOfTime
+        Fate::OutOfTime(last)
     }
 
     /// Time left for a batch that has until `end`, less if the exporter shuts down.
