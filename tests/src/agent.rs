@@ -95,12 +95,21 @@ impl Agent {
     /// # Errors
     /// When it can't be started.
     pub fn start_unready(arguments: &[&str], folder: &Folder) -> Result<Self> {
+        Self::start_changed(arguments, folder, |_| ())
+    }
+
+    /// The same, its command changed first.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_changed(arguments: &[&str], folder: &Folder, change: impl FnOnce(&mut Command)) -> Result<Self> {
         let (stdout, stderr) = (folder.file("spans.json"), folder.file("agent.err"));
         let mut command = command(arguments)?;
         command.args(["--output", "json", "--capture-request-header", CALL_ID]);
         if let Some(more) = std::env::var_os("TRACEWIRE_TESTS_AGENT_FLAGS") {
             command.args(more.to_string_lossy().split_whitespace());
         }
+        change(&mut command);
         let running = Running::start_into("tracewire", &mut command, &stdout, &stderr)?;
         Ok(Agent {
             running,
@@ -115,6 +124,24 @@ impl Agent {
     /// When it does not come.
     pub fn wait_attached(&mut self) -> Result<String> {
         self.running.wait_for_line(&self.stderr, "attached ", ATTACH)
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    /// Where its health page is, once it has said so (`--health-listen`).
+    ///
+    /// # Errors
+    /// When it did not.
+    pub fn health(&self) -> Result<String> {
+        let said = self.said();
+        let address = said
+            .split("at http://")
+            .nth(1)
+            .and_then(|rest| rest.split_whitespace().next());
+        Ok(address.context("it names no health page")?.to_owned())
     }
 
     /// Process id.

@@ -40,3 +40,17 @@ pub fn workload_source(name: &str) -> PathBuf {
 pub fn workload(name: &str) -> PathBuf {
     root().join("target/workloads").join(name)
 }
+
+/// A program on the path, or of a system package that `cargo xtask test` unpacked.
+pub fn program(package: &str, name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let unpacked = root().join("target/peers").join(package);
+    let found = env::split_paths(&path)
+        .chain([unpacked.join("usr/bin"), unpacked.join("usr/sbin")])
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        println!("\nskipped: there is no {name} (Debian: `apt-get install {package}`)");
+    }
+    found
+}

@@ -51,6 +51,11 @@ pub fn path() -> OsString {
     env::join_paths(folders).unwrap_or(path)
 }
 
+/// Folder of a system package that was unpacked and not installed.
+pub fn unpacked(package: &str) -> PathBuf {
+    root().join("target/peers").join(package)
+}
+
 /// The program of this name on [`path`].
 pub fn program(name: &str) -> Option<PathBuf> {
     env::split_paths(&path())

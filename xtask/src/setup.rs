@@ -24,6 +24,13 @@ const FOR_KERNEL: [&str; 4] = ["rustc-web", "rust-web-src", "cargo-web", "llvm-2
 /// check of the manifests.
 const FOR_TESTS: [&str; 2] = ["rust-web-clippy", "python3-venv"];
 
+/// Servers that tests talk with, by package and program.
+const PEERS: [(&str, &str); 3] = [
+    ("prometheus", "promtool"),
+    ("nginx", "nginx"),
+    ("tinyproxy-bin", "tinyproxy"),
+];
+
 /// Where Debian's LLVM 22 is.
 const LLVM: &str = "/usr/lib/llvm-22";
 
@@ -59,7 +66,38 @@ pub fn for_tests() -> Result<()> {
     let python = output(command("python3").args(["-c", "import ensurepip, venv"])).is_some();
     let here = |package: &str| if package == "python3-venv" { python } else { clippy };
     let wanted: Vec<_> = FOR_TESTS.into_iter().filter(|package| !here(package)).collect();
-    packages("system packages for the tests", &wanted)
+    packages("system packages for the tests", &wanted)?;
+    PEERS
+        .into_iter()
+        .for_each(|(package, program)| unpack(package, program));
+    Ok(())
+}
+
+/// A package's programs, unpacked and not installed: it would start a server for good.
+/// Without them the tests say what they left out.
+fn unpack(package: &str, program: &str) {
+    let folder = place::unpacked(package);
+    let here = ["usr/bin", "usr/sbin"].map(|part| folder.join(part).join(program));
+    if place::program(program).is_some() || here.iter().any(|file| file.is_file()) {
+        return;
+    }
+    let step = Step::begin(format!("{package}, unpacked"));
+    let remedy = "the tests that need it are left out";
+    let archives = folder.join("archives");
+    let downloaded = std::fs::create_dir_all(&archives).is_ok_and(|()| {
+        let mut download = command("apt-get");
+        download.args(["download", package]).current_dir(&archives);
+        quiet(&step, &mut download, remedy).is_ok()
+    });
+    let archive = std::fs::read_dir(&archives)
+        .ok()
+        .and_then(|files| files.flatten().map(|file| file.path()).next());
+    if let Some(archive) = archive.filter(|_| downloaded)
+        && quiet(&step, command("dpkg").arg("-x").arg(archive).arg(&folder), remedy).is_ok()
+    {
+        let _ = std::fs::remove_dir_all(&archives);
+        step.done();
+    }
 }
 
 /// A toolchain for the kernel programs, and a linker.
