@@ -46,7 +46,8 @@ fn spotlight_has_the_whole_tree_and_the_error_in_it() {
             "0af7651916cd43dd8448eb211c80319c"
         );
     }
-    // To look at the page while it is there: SPOTLIGHT_KEEP=seconds.
+    // To look at the page while it is there: SPOTLIGHT_KEEP=seconds. A picture of it:
+    // chromium --headless --no-sandbox --virtual-time-budget=15000 --screenshot=FILE ADDRESS
     if let Ok(seconds) = std::env::var("SPOTLIGHT_KEEP") {
         eprintln!("http://127.0.0.1:{}/", spotlight.port);
         std::thread::sleep(Duration::from_secs(seconds.parse().unwrap()));
