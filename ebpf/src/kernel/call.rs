@@ -177,12 +177,13 @@ pub extern "C" fn call_ended(slot: u32) -> u32 {
 /// Whether a goroutine is known for what it does with this connection.
 #[inline(always)]
 fn settled(shared: &Shared, g: u64, send: bool) -> bool {
-    g != 0
-        && if send {
-            shared.serves != 0 || shared.writer == g
-        } else {
-            shared.reader == g
-        }
+    // Volatile: a choice between two addresses is one that the verifier of Linux 5.10 can't follow.
+    // SAFETY: a reference is valid.
+    let reader = unsafe { core::ptr::read_volatile(&raw const shared.reader) };
+    // SAFETY: as above.
+    let writer = unsafe { core::ptr::read_volatile(&raw const shared.writer) };
+    let known = if send { writer } else { reader };
+    g != 0 && (known == g || send && shared.serves != 0)
 }
 
 /// A call on a socket whose bytes are TLS.

@@ -45,8 +45,14 @@ pub fn name_at(sk: u64) -> u64 {
     match kernel::<u64>(at(offset!(sk_cookie))) {
         Some(cookie) if cookie != 0 => cookie,
         _ if kernel::<u16>(at(offset!(sk_family))) != Some(AF_UNIX) => sk,
-        _ => inode(sk).wrapping_shl(32) | sk & 0xffff_ffff,
+        _ => inode(sk).wrapping_shl(32) | low_half(sk),
     }
+}
+
+/// The lower half of an address. By way of the stack: the verifier allows no arithmetic on a pointer that it knows.
+#[inline(always)]
+fn low_half(address: u64) -> u64 {
+    kernel::<u32>((&raw const address) as u64).map_or(0, u64::from)
 }
 
 /// Number of a socket's inode, 0 if it has none.

@@ -114,6 +114,9 @@ pub struct Arguments {
     /// The service and its client speak TLS
     #[arg(long)]
     tls: bool,
+    /// Also a run of each variant in which the kernel times the programs
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    timed: bool,
     /// Also the core alone, from a recording
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     core: bool,
@@ -188,12 +191,19 @@ fn measure(bench: &Bench, service: Service, arguments: &Arguments, stop: &Stop) 
             most = rounds.iter().map(|round| round.off.throughput()).fold(0.0, f64::max);
         }
         for (i, variant) in arguments.variant.iter().enumerate() {
-            let timed = bench.run(Watch::Timed(*variant), load, stop)?;
+            let again = || bench.run(Watch::Timed(*variant), load, stop);
+            let timed = arguments.timed.then(again).transpose()?;
             let pairs: Vec<(Run, Run)> = rounds
                 .iter()
                 .filter_map(|round| Some((round.off.clone(), round.on.get(i)?.clone())))
                 .collect();
-            report::print(&format!("{title}; {}", variant.name()), &pairs, &timed, sides, *variant);
+            report::print(
+                &format!("{title}; {}", variant.name()),
+                &pairs,
+                timed.as_ref(),
+                sides,
+                *variant,
+            );
         }
     }
     if arguments.core && !arguments.tls {

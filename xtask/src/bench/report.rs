@@ -6,7 +6,7 @@ use super::figures::{Agent, Run, median};
 use super::variant::Variant;
 
 /// Prints a load's figures: medians, and the medians of the ratios of neighbouring runs.
-pub fn print(title: &str, runs: &[(Run, Run)], timed: &Run, sides: u64, variant: Variant) {
+pub fn print(title: &str, runs: &[(Run, Run)], timed: Option<&Run>, sides: u64, variant: Variant) {
     let calls = runs.first().map_or(0, |(off, _)| off.calls);
     println!(
         "\n{title} ({} rounds of {calls} calls, {sides} observed sides)",
@@ -78,7 +78,9 @@ pub fn print(title: &str, runs: &[(Run, Run)], timed: &Run, sides: u64, variant:
         "spans dropped, all rounds", "", ""
     );
 
-    if let Some(agent) = &timed.agent {
+    if let Some(timed) = timed
+        && let Some(agent) = &timed.agent
+    {
         let (programs, calls) = (agent.programs, of_calls(timed));
         let each = programs.ns as f64 / programs.runs.max(1) as f64;
         println!("  one more run, with the kernel's own clock on its programs:");
