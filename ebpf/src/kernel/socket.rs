@@ -139,7 +139,11 @@ fn was_skipped(sk: u64, name: u64, way: u8) -> bool {
     let flows: *const Flow = unsafe { &raw const (*known).flows }.cast();
     let flow = flows.wrapping_add(usize::from(way == direction::SEND));
     // SAFETY: as above; there are two flows.
-    let (phase, flags, sequence) = unsafe { ((*flow).phase, (*flow).flags, (*flow).sequence) };
+    let phase = unsafe { (*flow).phase };
+    // SAFETY: as above.
+    let flags = unsafe { (*flow).flags };
+    // SAFETY: as above.
+    let sequence = unsafe { (*flow).sequence };
     if phase == phase::DEAD || flags & flow_flag::SEQUENCE == 0 {
         return false;
     }

@@ -446,8 +446,9 @@ fn write_header(ctx: &ProbeContext) -> Option<()> {
     let connection = get(&GO_WRITERS, &unit);
     if let Some(connection) = connection {
         if let Some(known) = maps::connection(connection) {
+            let g = register!(ctx, r14);
             // SAFETY: a live element of a map; written whole.
-            unsafe { (*known).shared.writer = register!(ctx, r14) };
+            unsafe { (*known).shared.writer = g };
         }
         path(first, &StreamKey::made(connection, stream));
     }
