@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod backends;
 mod bench;
 mod budget;
 mod build;
@@ -63,6 +64,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Sends spans to rotel, the OpenTelemetry Collector and Jaeger, which it builds if need be.
+    Backends,
     /// Measures what observation costs (root).
     Bench(bench::Arguments),
     /// Checks the manifests in deploy/, without a cluster.
@@ -83,6 +86,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         }
         Task::Test { fast } => test::run(*fast),
         Task::Fuzz { seconds } => fuzz::run(*seconds),
+        Task::Backends => backends::run(),
         Task::Bench(arguments) => bench::run(arguments),
         Task::ValidateDeploy => validate_deploy::run(),
         Task::Vm(arguments) => return vm::run(arguments),
