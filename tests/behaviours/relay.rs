@@ -86,6 +86,20 @@ fn rust() -> Result<()> {
 }
 
 #[test]
+fn rust_with_a_shared_worker() -> Result<()> {
+    let _turn = alone()?;
+    let kind = Kind::RUST.serving(&["--worker"]);
+    let relayed = relay::run(Kind::GO, &[kind; 3], loads()[1])?;
+    relayed.assert_linked("tonic, a worker that a request started", 0.0);
+    let counters = &relayed.report.counters;
+    assert!(
+        counters.get("parents_ambiguous").is_some_and(|n| *n > 0),
+        "{counters:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn rust_stripped_is_not_guessed_at() -> Result<()> {
     let _turn = alone()?;
     let kind = Kind::RUST.built(&["strip"]);

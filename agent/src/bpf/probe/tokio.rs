@@ -50,6 +50,9 @@ impl Runtime for Tokio {
         };
         let server = program.server(&tasks);
         let client = program.client(&tasks);
+        let holder = "tokio::runtime::task::harness";
+        let awaited = program.points("tokio_awaits", holder, "can_read_output", &[Register::RDI]);
+        let reading = program.points("h2_poll_data", "h2::share::RecvStream", "poll_data", &[Register::RSI]);
         if let Ok((_, extensions)) = &client {
             numbers[layout::EXTENSIONS] = *extensions;
         }
@@ -64,6 +67,14 @@ impl Runtime for Tokio {
                 Ability {
                     name: "tonic client",
                     points: client.map(|(points, _)| points),
+                },
+                Ability {
+                    name: "tasks that are awaited",
+                    points: awaited,
+                },
+                Ability {
+                    name: "tasks that read a request",
+                    points: reading,
                 },
             ],
         })

@@ -28,6 +28,25 @@ const PENDING: u32 = 16 * 1024;
 /// How many of them [`tokio_settle_some`] settles.
 const SETTLED: u32 = 128;
 
+/// On whose behalf a request is made.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Claim {
+    request: StreamKey,
+    /// The task that makes it, if it must still turn out to be a part of the served request; else 0.
+    task: u64,
+}
+
+impl Claim {
+    const NONE: Claim = Claim {
+        request: StreamKey::NONE,
+        task: 0,
+    };
+}
+
+/// Tasks between a handler's and one that is awaited, itself included.
+const AWAITERS: u32 = 4;
+
 /// What a thread does in the poll of a task.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -39,7 +58,7 @@ struct Poll {
     /// Connection that was received from.
     read: u64,
     /// On whose behalf the stream is that is being opened.
-    claim: StreamKey,
+    claim: Claim,
     /// 1: the task took a request, on whose behalf it spawns.
     taken: u64,
 }
@@ -49,7 +68,7 @@ impl Poll {
         task: 0,
         flushed: 0,
         read: 0,
-        claim: StreamKey::NONE,
+        claim: Claim::NONE,
         taken: 0,
     };
 }
@@ -64,7 +83,11 @@ static H2_CONNECTIONS: LruHashMap<Pointer, u64> = LruHashMap::with_max_entries(8
 
 /// On whose behalf a request is made, by its extensions.
 #[map]
-static HTTP_REQUESTS: LruHashMap<Pointer, StreamKey> = LruHashMap::with_max_entries(8192, 0);
+static HTTP_REQUESTS: LruHashMap<Pointer, Claim> = LruHashMap::with_max_entries(8192, 0);
+
+/// The task that waits for a task's end.
+#[map]
+static TOKIO_AWAITED: LruHashMap<Unit, u64> = LruHashMap::with_max_entries(8192, 0);
 
 /// First and last stream opened before the socket is known, by `h2`'s connection.
 #[map]
@@ -165,6 +188,9 @@ fn rest(ctx: &ProbeContext, over: bool) -> Option<()> {
     if over || poll.taken != 0 {
         context::leave(&task(pid, header));
     }
+    if over {
+        let _ = TOKIO_AWAITED.remove(task(pid, header));
+    }
     *poll = Poll::NONE;
     Some(())
 }
@@ -180,11 +206,85 @@ pub fn tokio_spawn(ctx: ProbeContext) -> u32 {
 fn spawn(ctx: &ProbeContext) -> Option<()> {
     let pid = watched()?;
     let child = task(pid, register!(ctx, rsi));
+    let _ = TOKIO_AWAITED.remove(child);
     match poll() {
-        Some(poll) if poll.task != 0 => context::inherit(&child, &task(pid, poll.task)),
+        Some(poll) if poll.task != 0 => {
+            let parent = task(pid, poll.task);
+            match context::of(&parent) {
+                // The connection's task has one made for each request that it takes: that one handles it.
+                Some(request) if poll.taken != 0 => context::serve(&child, &request),
+                _ => context::inherit(&child, &parent),
+            }
+        }
         _ => context::leave(&child),
     }
     Some(())
+}
+
+/// `can_read_output(header, …)`: the task that is polled waits for the end of another, which
+/// thereby is a part of its work.
+#[uprobe]
+pub fn tokio_awaits(ctx: ProbeContext) -> u32 {
+    let _ = awaits(&ctx);
+    0
+}
+
+#[inline(always)]
+fn awaits(ctx: &ProbeContext) -> Option<()> {
+    let pid = watched()?;
+    let awaited = task(pid, register!(ctx, rdi));
+    let by = poll().filter(|poll| poll.task != 0)?.task;
+    if context::standing(&awaited)?.generation != 0 {
+        let _ = TOKIO_AWAITED.insert(awaited, by, 0);
+    }
+    Some(())
+}
+
+/// `RecvStream::poll_data(&mut self, …)`: a task reads the messages of a request, so it is a part of its
+/// work. RSI is the stream, laid out as in [`h2_take_request`].
+#[uprobe]
+pub fn h2_poll_data(ctx: ProbeContext) -> u32 {
+    let _ = poll_data(&ctx);
+    0
+}
+
+#[inline(always)]
+fn poll_data(ctx: &ProbeContext) -> Option<()> {
+    let pid = watched()?;
+    let reader = task(pid, poll().filter(|poll| poll.task != 0)?.task);
+    let active = context::standing(&reader).filter(|active| active.generation != 0)?;
+    let reference = register!(ctx, rsi);
+    let connection = connection_of(pid, user::<u64>(reference)?)?;
+    let stream = user::<u32>(reference.wrapping_add(12))?;
+    if active.request == StreamKey::served(connection, stream) {
+        context::serve(&reader, &active.request);
+    }
+    Some(())
+}
+
+/// Whether a task is a part of the work for `request`: it handles it, reads its messages, or is awaited by
+/// one that is. One that was merely begun within it may live on beside it and work for others.
+#[inline(always)]
+fn part_of(pid: u32, header: u64, request: &StreamKey) -> bool {
+    let mut unit = task(pid, header);
+    let mut i = 0;
+    while i < AWAITERS {
+        match context::standing(&unit) {
+            Some(active) if active.request == *request => {
+                if active.generation == 0 {
+                    return true;
+                }
+            }
+            _ => return false,
+        }
+        // SAFETY: an integer, written whole.
+        match unsafe { TOKIO_AWAITED.get(unit) } {
+            Some(by) => unit.id = *by,
+            None => return false,
+        }
+        i += 1;
+    }
+    false
 }
 
 /// `StreamRef::take_request(&self)`: a request is about to be served. RSI is the reference:
@@ -230,12 +330,15 @@ fn call(ctx: &ProbeContext) -> Option<()> {
     let layout = layout(pid, runtime::TOKIO)?;
     let extensions = user::<u64>(register!(ctx, rdx).wrapping_add(u64::from(layout[at::EXTENSIONS])))?;
     let request = pointer(pid, extensions, 0);
-    let served = poll()
-        .filter(|poll| poll.task != 0)
-        .and_then(|poll| context::of(&task(pid, poll.task)));
-    match served {
-        Some(served) if extensions != 0 => {
-            let _ = HTTP_REQUESTS.insert(request, served, 0);
+    let header = poll().map_or(0, |poll| poll.task);
+    match context::standing(&task(pid, header)) {
+        Some(active) if extensions != 0 && header != 0 => {
+            let claim = Claim {
+                request: active.request,
+                // Whoever began the task may be about to await it.
+                task: if active.generation == 0 { 0 } else { header },
+            };
+            let _ = HTTP_REQUESTS.insert(request, claim, 0);
         }
         // Where another that never went out may have stood.
         _ => {
@@ -257,7 +360,7 @@ fn send_request(ctx: &ProbeContext) -> Option<()> {
     let pid = watched()?;
     let layout = layout(pid, runtime::TOKIO)?;
     let poll = poll()?;
-    poll.claim = StreamKey::NONE;
+    poll.claim = Claim::NONE;
     let extensions = user::<u64>(register!(ctx, rdx).wrapping_add(u64::from(layout[at::EXTENSIONS])))?;
     let request = pointer(pid, extensions, 0);
     // SAFETY: plain, and written once.
@@ -277,16 +380,20 @@ pub fn h2_opened(ctx: ProbeContext) -> u32 {
 fn opened(ctx: &ProbeContext) -> Option<()> {
     let pid = watched()?;
     let poll = poll()?;
-    let parent = poll.claim;
-    if !parent.is_some() {
+    let claim = poll.claim;
+    if !claim.request.is_some() {
         return None;
     }
-    poll.claim = StreamKey::NONE;
+    poll.claim = Claim::NONE;
+    let mut parent = claim.request;
+    if claim.task != 0 && !part_of(pid, claim.task, &parent) {
+        parent = StreamKey::DOUBT;
+    }
     let reference = register!(ctx, rdi);
     let inner = user::<u64>(reference)?;
     let stream = user::<u32>(reference.wrapping_add(12))?;
     if let Some(connection) = connection_of(pid, inner) {
-        context::calls(connection, stream, &parent, mechanism::TOKIO);
+        context::join(connection, stream, &parent, mechanism::TOKIO);
         return Some(());
     }
     let _ = H2_PENDING_FOR.insert(pointer(pid, inner, stream), parent, 0);
@@ -319,7 +426,9 @@ fn poll_complete(ctx: &ProbeContext) -> Option<()> {
 pub fn writing(pid: u32, stream: u32) -> Option<StreamKey> {
     let poll = poll().filter(|poll| poll.flushed != 0)?;
     // SAFETY: plain, and written once.
-    unsafe { H2_PENDING_FOR.get(pointer(pid, poll.flushed, stream)) }.copied()
+    unsafe { H2_PENDING_FOR.get(pointer(pid, poll.flushed, stream)) }
+        .copied()
+        .filter(StreamKey::is_some)
 }
 
 /// A thread moved bytes of an HTTP/2 connection: whose task reads it, whose frames were written.
@@ -397,7 +506,7 @@ pub extern "C" fn tokio_settle(inner: u64, pid: u32, connection: u64, stream: u3
     // SAFETY: plain, and written once.
     if let Some(parent) = unsafe { H2_PENDING_FOR.get(key) }.copied() {
         let _ = H2_PENDING_FOR.remove(key);
-        context::calls(connection, stream, &parent, mechanism::TOKIO);
+        context::join(connection, stream, &parent, mechanism::TOKIO);
     }
     0
 }

@@ -26,6 +26,38 @@ struct Service {
     next: Arc<AtomicUsize>,
     channels: Arc<Mutex<HashMap<String, Vec<Channel>>>>,
     log: Option<Arc<Mutex<File>>>,
+    worker: Option<Arc<Mutex<Worker>>>,
+}
+
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Makes calls for whoever asks. The first who does starts its task, which ends after some jobs.
+#[derive(Default)]
+struct Worker {
+    jobs: Option<tokio::sync::mpsc::UnboundedSender<Job>>,
+    left: usize,
+}
+
+impl Worker {
+    fn ask(&mut self, job: Job) {
+        if self.left == 0 {
+            self.left = 24;
+            let (send, mut receive) = tokio::sync::mpsc::unbounded_channel::<Job>();
+            self.jobs = Some(send);
+            tokio::spawn(async move {
+                while let Some(job) = receive.recv().await {
+                    tokio::spawn(job);
+                }
+            });
+        }
+        self.left -= 1;
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
+        if self.left == 0 {
+            self.jobs = None;
+        }
+    }
 }
 
 impl Service {
@@ -64,7 +96,15 @@ impl Service {
             count: 0,
         });
         ask.metadata_mut().insert("x-call-id", id.parse().map_err(|_| Status::internal("id"))?);
-        Ok(client.pass(ask).await?.into_inner().count)
+        let Some(worker) = &self.worker else {
+            return Ok(client.pass(ask).await?.into_inner().count);
+        };
+        let (send, answered) = tokio::sync::oneshot::channel();
+        worker.lock().unwrap().ask(Box::pin(async move {
+            let _ = send.send(client.pass(ask).await);
+        }));
+        let answer = answered.await.map_err(|e| Status::internal(e.to_string()))?;
+        Ok(answer?.into_inner().count)
     }
 
     fn deep(self, hop: Arc<Hop>, depth: u32, k: u32) -> Pin<Box<dyn Future<Output = Result<u32, Status>> + Send>> {
@@ -83,17 +123,17 @@ impl Service {
         }
         let hop = Arc::new(hop);
         let fan = hop.fan.max(1);
-        let mut tasks = Vec::new();
+        let mut tasks = tokio::task::JoinSet::new();
         if fan == 1 {
             return self.clone().deep(hop.clone(), hop.depth, 0).await;
         }
         for k in 0..fan {
             let depth = hop.depth.max(1);
-            tasks.push(tokio::spawn(self.clone().deep(hop.clone(), depth - 1, k)));
+            tasks.spawn(self.clone().deep(hop.clone(), depth - 1, k));
         }
         let mut count = 0;
-        for task in tasks {
-            count += task.await.map_err(|e| Status::internal(e.to_string()))??;
+        while let Some(done) = tasks.join_next().await {
+            count += done.map_err(|e| Status::internal(e.to_string()))??;
         }
         Ok(count)
     }
@@ -192,6 +232,7 @@ async fn main() {
         next: Arc::default(),
         channels: Arc::default(),
         log,
+        worker: std::env::args().any(|a| a == "--worker").then(Arc::default),
     };
     let listen = flag("--listen").unwrap_or_else(|| "127.0.0.1:0".into());
     let listener = tokio::net::TcpListener::bind(&listen).await.unwrap();
