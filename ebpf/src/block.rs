@@ -15,6 +15,8 @@
 
 use tracewire_common::trace::{LENGTH, TraceParent};
 
+use crate::bound::opaque;
+
 /// Values of [`Field::state`].
 pub mod state {
     /// It is not there.
@@ -367,7 +369,7 @@ impl Block {
     fn character(&mut self, c: u8) {
         if self.reading > 1 {
             let at = (self.reading as usize - 2) * 16 + (self.have as usize & 15);
-            if c != NAMES[at & 63] {
+            if c != NAMES[(opaque(at as u64) & 63) as usize] {
                 self.name = name::OTHER;
                 self.reading = 0;
             }
@@ -498,7 +500,7 @@ impl Block {
     /// Notes a context. Twice there is as good as malformed (W3C Trace Context §3.2.1).
     #[inline(always)]
     fn find(&mut self, field: Field) {
-        let slot = &mut self.found[(self.name & 1) as usize];
+        let slot = &mut self.found[(opaque(u64::from(self.name)) & 1) as usize];
         let again = slot.state != state::ABSENT;
         *slot = field;
         if again {

@@ -5,8 +5,10 @@
 //! Bias: a direction whose framing is in doubt emits nothing until it is
 //! proven again; what was lost is said, never smoothed over.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod block;
+pub mod bound;
 pub mod connection;
 pub mod http1;
 pub mod http2;

@@ -1,16 +1,7 @@
-//! Reads of kernel and user memory, and the barrier that keeps a bound where
-//! the verifier sees it.
+//! Reads of kernel and user memory.
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
-
-/// Hides a value from the optimiser, so that a mask or comparison that
-/// follows stays, on the register that is then used.
-#[inline(always)]
-pub fn opaque(mut value: u64) -> u64 {
-    // SAFETY: a move of a register to itself; an empty text would leave two line records at one instruction, which the kernel refuses.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
-}
+pub use tracewire_ebpf::bound::opaque;
 
 /// Eight bytes of a map's value, big-endian, at any alignment: the compiler would read them one by one.
 ///
