@@ -14,6 +14,7 @@ mod command;
 mod demo;
 mod fuzz;
 mod kept;
+mod kernels;
 mod place;
 mod progress;
 mod running;
@@ -70,6 +71,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Checks the manifests in deploy/, without a cluster.
     ValidateDeploy,
+    /// Tries the agent under other kernels, from 5.10 to the newest, in virtual machines (root).
+    Kernels(kernels::Arguments),
     /// Runs a command under other kernels, in virtual machines with this machine's files (root).
     Vm(vm::Arguments),
 }
@@ -89,6 +92,7 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Backends => backends::run(),
         Task::Bench(arguments) => bench::run(arguments),
         Task::ValidateDeploy => validate_deploy::run(),
+        Task::Kernels(arguments) => return kernels::run(arguments),
         Task::Vm(arguments) => return vm::run(arguments),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -62,6 +62,22 @@ pub struct Arguments {
     env: Vec<String>,
 }
 
+impl Arguments {
+    /// One kernel and a command, with this much more on the kernel's command line.
+    pub fn of(series: &str, command: Vec<String>, append: &str, timeout_s: u64) -> Self {
+        Arguments {
+            kernels: vec![series.to_owned()],
+            command,
+            write: Vec::new(),
+            timeout: timeout_s,
+            cpus: 1,
+            memory: 2048,
+            append: append.to_owned(),
+            env: Vec::new(),
+        }
+    }
+}
+
 /// Runs the command under each kernel; the exit code is that of the first that
 /// fails.
 ///
