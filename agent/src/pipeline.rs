@@ -266,6 +266,10 @@ impl Pipeline {
             tracing::error!("no thread could be made for the exporters");
             return;
         };
+        if until != Until::AllEnded {
+            // Who is to be observed is read from processes that may end at once.
+            crate::priority::keep_up();
+        }
         self.pulse.ready(true);
         while !stop.load(Ordering::Relaxed) {
             self.turn();

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, RingBuf};
 
-/// How often a busy reader looks: a wake-up and what follows it cost as much as some spans.
-const BUSY: Duration = Duration::from_millis(8);
+/// How often a busy reader looks: a wake-up and what follows it cost as much as some spans, but a new
+/// process may end a few milliseconds after it began.
+const BUSY: Duration = Duration::from_millis(4);
 /// Quiet time after which the reader asks to be woken.
 const QUIET: Duration = Duration::from_millis(40);
 /// Longest sleep: a wake-up that was missed by a hair costs no more than this.
