@@ -2,7 +2,7 @@
 //! below a wrong one, and always where its runtime is followed exactly.
 
 use anyhow::Result;
-use tracewire_tests::relay::{self, Kind, Load};
+use tracewire_tests::relay::{self, Kind, Load, Relayed};
 use tracewire_tests::{alone, full};
 
 fn check(what: &str, kind: Kind, load: Load, share: f64) -> Result<()> {
@@ -85,17 +85,22 @@ fn rust() -> Result<()> {
     Ok(())
 }
 
+/// Some calls could have belonged to several requests, and that was counted.
+fn assert_ambiguous(relayed: &Relayed) {
+    let counters = &relayed.report.counters;
+    assert!(
+        counters.get("parents_ambiguous").is_some_and(|n| *n > 0),
+        "{counters:?}"
+    );
+}
+
 #[test]
 fn rust_with_a_shared_worker() -> Result<()> {
     let _turn = alone()?;
     let kind = Kind::RUST.serving(&["--worker"]);
     let relayed = relay::run(Kind::GO, &[kind; 3], loads()[1])?;
     relayed.assert_linked("tonic, a worker that a request started", 0.0);
-    let counters = &relayed.report.counters;
-    assert!(
-        counters.get("parents_ambiguous").is_some_and(|n| *n > 0),
-        "{counters:?}"
-    );
+    assert_ambiguous(&relayed);
     Ok(())
 }
 
@@ -145,11 +150,7 @@ fn shared_worker(kind: Kind) -> Result<()> {
     relayed.assert_linked(&format!("{}, a worker without contexts", kind.folder), 0.0);
     let links = relayed.links();
     assert_eq!(links.linked, 0, "by luck");
-    let counters = &relayed.report.counters;
-    assert!(
-        counters.get("parents_ambiguous").is_some_and(|n| *n > 0),
-        "{counters:?}"
-    );
+    assert_ambiguous(&relayed);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use tracewire_common::link::runtime;
 
 use super::{Ability, Found, Layout, Point, Runtime};
 use crate::binary::decoder::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, Register};
-use crate::binary::{Binary, Function, GO_ARGUMENTS, Go as Functions, Version};
+use crate::binary::{Binary, Code, Function, GO_ARGUMENTS, Go as Functions, Version};
 
 mod contexts;
 mod modules;
@@ -93,15 +93,19 @@ impl Program<'_> {
         })
     }
 
+    /// The code of `caller`, and the address of `callee`.
+    fn caller(&self, caller: &str, callee: &str) -> Result<(Code<'_>, u64), String> {
+        let function = self.function(caller)?;
+        let target = self.function(callee)?.address;
+        let code = self.binary.code(function);
+        let code = code.ok_or_else(|| format!("the code of {caller} can't be read"))?;
+        Ok((code, target))
+    }
+
     /// Behind the call of `callee` in `caller`, at the first cheap instruction at which `result`,
     /// which the call returned in RAX, is in `wanted`.
     fn after(&self, program: &'static str, caller: &str, callee: &str, wanted: Register) -> Result<Point, String> {
-        let function = self.function(caller)?;
-        let target = self.function(callee)?.address;
-        let code = self
-            .binary
-            .code(function)
-            .ok_or_else(|| format!("the code of {caller} can't be read"))?;
+        let (code, target) = self.caller(caller, callee)?;
         let mut instructions = code.instructions().skip_while(|i| !calls(i, target));
         if instructions.next().is_none() {
             return Err(format!("{caller} does not call {callee}"));
@@ -125,12 +129,7 @@ impl Program<'_> {
 
     /// On the one call of `callee` in `caller`, where the registers hold its arguments.
     fn call(&self, program: &'static str, caller: &str, callee: &str) -> Result<Point, String> {
-        let function = self.function(caller)?;
-        let target = self.function(callee)?.address;
-        let code = self
-            .binary
-            .code(function)
-            .ok_or_else(|| format!("the code of {caller} can't be read"))?;
+        let (code, target) = self.caller(caller, callee)?;
         let mut found = code.instructions().filter(|i| calls(i, target));
         let (Some(call), None) = (found.next(), found.next()) else {
             return Err(format!("{caller} does not call {callee} once"));
