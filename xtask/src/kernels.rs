@@ -28,6 +28,8 @@ const TIMEOUT: u64 = 600;
 const SCRIPT: &str = r#"
 agent=$1 workload=$2; shift 2
 cd /tmp; ip link set lo up 2>/dev/null; code=0
+"$agent" check --programs >programs || code=1
+echo "$(uname -r)  most instructions verified: $(awk '$NF ~ /^[0-9]+$/' programs | awk '{print $NF, $1}' | sort -rn | head -2 | tr '\n' ' ')"
 for hook; do
     rm -f calls spans told
     "$workload" server --log served --listen 127.0.0.1:5999 >server.out 2>&1 & server=$!

@@ -69,7 +69,11 @@ impl Toolchain {
             .env("CARGO", self.programs.join("cargo"))
             .env("RUSTC", self.programs.join("rustc"))
             // BTF is made of the debug information; one unit, so that the linker sees it whole.
-            .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf")
+            // Memory of known size is copied and cleared by words: otherwise by a loop over its bytes.
+            .env(
+                "RUSTFLAGS",
+                "-C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order",
+            )
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
             .env("CARGO_PROFILE_RELEASE_LTO", "off")
             .env("CARGO_TARGET_DIR", place::bpf_target());

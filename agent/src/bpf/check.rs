@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::OBJECT;
 use super::btf::{self, Btf};
-use super::inject::{self, Injection};
+use super::inject::Injection;
 use super::load::{Error, Kernel, Request, Rung, chain, version};
 use super::privileges::{Privileges, memlock, memlock_counts};
 
@@ -49,9 +49,6 @@ pub struct Item {
     pub without: String,
     /// What to do about it; empty if there is nothing to do.
     pub remedy: String,
-    /// Hooks: programs and how many instructions the verifier went through (5.16 and up).
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub programs: Vec<(String, u32)>,
 }
 
 impl Item {
@@ -66,7 +63,6 @@ impl Item {
             found: found.into(),
             without: without.to_owned(),
             remedy: remedy.to_owned(),
-            programs: Vec::new(),
         }
     }
 }
@@ -366,10 +362,7 @@ fn hooks() -> (Vec<Item>, Option<Rung>) {
                 if rung == Rung::SystemCalls {
                     found.push_str("; every system call of every process pays for it");
                 }
-                items.push(Item {
-                    programs: kernel.verified(),
-                    ..Item::ok(rung.name(), found)
-                });
+                items.push(Item::ok(rung.name(), found));
                 continue;
             }
             Err(Error::NoRung(reason)) => {
@@ -422,22 +415,12 @@ fn injection(rung: Rung) -> Item {
         inject: true,
         ..Request::default()
     };
-    let mut programs = Vec::new();
-    let tried = Kernel::load(request).map(|kernel| {
-        // The others stand with their hook.
-        programs = kernel.verified();
-        programs.retain(|(name, _)| inject::PROGRAMS.contains(&name.as_str()));
-        kernel.injection
-    });
-    let reason = match tried {
+    let reason = match Kernel::load(request).map(|kernel| kernel.injection) {
         Ok(Some(Ok(Injection { counts: true }))) => {
-            return Item {
-                programs,
-                ..Item::ok(name, "tried on loopback; sockets that do not block")
-            };
+            return Item::ok(name, "tried on loopback; sockets that do not block");
         }
         Ok(Some(Ok(Injection { counts: false }))) => {
-            let lacking = Item::lacking(
+            return Item::lacking(
                 name,
                 State::Reduced,
                 "tried on loopback; sockets that do not block",
@@ -445,7 +428,6 @@ fn injection(rung: Rung) -> Item {
                  this kernel answers that wrongly for sockets that are followed (Linux 929e30f93125)",
                 "a kernel with Linux 04af4efde58a",
             );
-            return Item { programs, ..lacking };
         }
         Ok(Some(Err(reason))) => reason,
         Ok(None) => "not tried".to_owned(),

@@ -24,9 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// BPF_PROG_TYPE_SK_MSG.
 const SK_MSG: u32 = 16;
 
-/// The injectors.
-pub const PROGRAMS: [&str; 2] = ["message_passes", "socket_event"];
-
 /// How it is done here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injection {

@@ -1,7 +1,7 @@
 //! Loads and attaches.
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, FExit, Program, ProgramError, RawTracePoint};
+use aya::programs::{BtfTracePoint, FExit, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use rustc_hash::FxHashSet;
 use tracewire_common::fault;
@@ -126,6 +126,43 @@ pub fn version() -> (u32, u32) {
 /// THREAD_SIZE of x86_64 (16 KiB) less `struct pt_regs`; used only before 5.15.
 const STACK_TOP: u32 = 16 * 1024 - 168;
 
+/// Makes the maps and tells the programs what they need to know of a kernel of this version; none is loaded yet.
+pub(super) fn open(request: &Request, version: (u32, u32), types: &aya::Btf) -> Result<Ebpf, Error> {
+    if OBJECT.is_empty() {
+        return Err(Error::NoObject);
+    }
+    let offsets = Btf::kernel()?.offsets()?;
+    let settings = Settings {
+        choose_new: u32::from(request.choose_new),
+        follow_children: 1,
+        has_cookie: u32::from(version >= (5, 12)),
+        stack_top: STACK_TOP,
+        has_task_pt_regs: u32::from(version >= (5, 15)),
+        match_ports: u32::from(request.match_ports),
+        key: request.key,
+        inject: u32::from(request.inject),
+        log: u32::from(request.log),
+    };
+    // The trace of a large program takes the kernel minutes to write; the end of it is enough for a message.
+    let verbose = std::env::var_os("TRACEWIRE_VERIFIER_LOG").is_some_and(|v| v == "trace");
+    let log_level = if verbose {
+        VerifierLogLevel::default()
+    } else {
+        VerifierLogLevel::STATS
+    };
+    EbpfLoader::new()
+        .verifier_log_level(log_level)
+        .btf(Some(types))
+        .override_global("OFFSETS", offsets.bytes(), true)
+        .override_global("SETTINGS", settings.bytes(), true)
+        .override_global(log::LEVEL, if request.log { &log::ALL } else { &log::NOTHING }, true)
+        .map_max_entries(log::MAP, if request.log { log::ROOMY } else { log::SMALLEST })
+        .map_max_entries("EVENTS", request.ring_bytes.max(64 * 1024))
+        .map_max_entries("CONNECTIONS", request.connections.max(64))
+        .load(OBJECT)
+        .map_err(|e| Error::Load(chain(&e)))
+}
+
 impl Kernel {
     /// Loads and attaches everything but processes: nothing is observed yet.
     pub fn load(request: Request) -> Result<Self, Error> {
@@ -135,41 +172,9 @@ impl Kernel {
         if privileges::memlock_counts(version()) {
             privileges::lift_memlock();
         }
-        let types = Btf::kernel()?;
-        let offsets = types.offsets()?;
-        let recvmsg_parameters = types.parameters("tcp_recvmsg").unwrap_or(0);
-        drop(types);
-        let settings = Settings {
-            choose_new: u32::from(request.choose_new),
-            follow_children: 1,
-            has_cookie: u32::from(version() >= (5, 12)),
-            stack_top: STACK_TOP,
-            has_task_pt_regs: u32::from(version() >= (5, 15)),
-            match_ports: u32::from(request.match_ports),
-            key: request.key,
-            inject: u32::from(request.inject),
-            log: u32::from(request.log),
-        };
         let kernel_types = aya::Btf::from_sys_fs().map_err(|e| Error::Load(chain(&e)))?;
-        // The trace of a large program takes the kernel minutes to write; the end of it is enough for a message.
-        let verbose = std::env::var_os("TRACEWIRE_VERIFIER_LOG").is_some_and(|v| v == "trace");
-        let log_level = if verbose {
-            VerifierLogLevel::default()
-        } else {
-            VerifierLogLevel::STATS
-        };
-        let mut ebpf = EbpfLoader::new()
-            .verifier_log_level(log_level)
-            .btf(Some(&kernel_types))
-            .override_global("OFFSETS", offsets.bytes(), true)
-            .override_global("SETTINGS", settings.bytes(), true)
-            .override_global(log::LEVEL, if request.log { &log::ALL } else { &log::NOTHING }, true)
-            .map_max_entries(log::MAP, if request.log { log::ROOMY } else { log::SMALLEST })
-            .map_max_entries("EVENTS", request.ring_bytes.max(64 * 1024))
-            .map_max_entries("CONNECTIONS", request.connections.max(64))
-            .load(OBJECT)
-            .map_err(|e| Error::Load(chain(&e)))?;
-
+        let recvmsg_parameters = Btf::kernel()?.parameters("tcp_recvmsg").unwrap_or(0);
+        let mut ebpf = open(&request, version(), &kernel_types)?;
         // Without these two an address or a process id that comes again could be taken for the old one.
         for program in ["sched_process_exit", "inet_sock_set_state"] {
             trace(&mut ebpf, program, program, &kernel_types).map_err(|reason| Error::Program { program, reason })?;
@@ -339,15 +344,6 @@ impl Kernel {
 
     fn processes(&mut self) -> Option<HashMap<&mut MapData, u32, u32>> {
         HashMap::try_from(self.ebpf.map_mut("PROCESSES")?).ok()
-    }
-
-    /// Programs that are loaded, and how many instructions the verifier went through (5.16 and up).
-    pub fn verified(&self) -> Vec<(String, u32)> {
-        let count = |program: &Program| program.info().ok()?.verified_instruction_count();
-        let programs = self.ebpf.programs();
-        programs
-            .filter_map(|(name, program)| Some((name.to_owned(), count(program)?)))
-            .collect()
     }
 
     /// Faults since the start, by [`fault::NAMES`].

@@ -15,6 +15,7 @@ mod preempt;
 pub mod privileges;
 pub mod probe;
 pub mod ring;
+pub mod verified;
 
 /// The kernel programs, as `cargo xtask build-ebpf` made them; empty if the
 /// agent was built without.

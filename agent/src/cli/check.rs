@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::Failure;
 use crate::bpf::check::{self, Item, Report, State};
-use crate::bpf::probe;
+use crate::bpf::{probe, verified};
 
 /// Say what works here.
 #[derive(Debug, clap::Args)]
@@ -17,6 +17,36 @@ pub(crate) struct Args {
     /// Say what can be followed inside this process, and why something can't; nothing is attached
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
+    /// Say how many instructions the kernel's verifier goes through for each program, in each way in which it is
+    /// loaded; nothing is attached
+    #[arg(long, conflicts_with = "pid")]
+    programs: bool,
+}
+
+/// What the verifier goes through, or why it refuses.
+fn programs(json: bool) -> Result<(), Failure> {
+    let programs = verified::all().map_err(|error| Failure::Other(error.to_string()))?;
+    let mut stdout = anstream::stdout().lock();
+    let written = if json {
+        serde_json::to_string_pretty(&programs)
+            .map_err(std::io::Error::from)
+            .and_then(|text| writeln!(stdout, "{text}"))
+    } else {
+        programs.iter().try_for_each(|program| {
+            let found = match (program.instructions, &program.refused) {
+                (_, Some(reason)) => reason.clone(),
+                (Some(count), None) => count.to_string(),
+                (None, None) => "accepted".to_owned(),
+            };
+            writeln!(stdout, "{:<34} {:<24} {found}", program.name, program.way)
+        })
+    };
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Other(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What can be followed inside one process.
@@ -78,6 +108,9 @@ fn inside(reports: &[probe::Report], to: &mut impl Write) -> std::io::Result<()>
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     if let Some(pid) = args.pid {
         return process(pid, args.json);
+    }
+    if args.programs {
+        return programs(args.json);
     }
     let report = check::report();
     let mut stdout = anstream::stdout().lock();
@@ -151,7 +184,6 @@ mod tests {
             found: "missing".into(),
             without: "nothing can be traced".into(),
             remedy: "another kernel".into(),
-            programs: Vec::new(),
         };
         let report = Report {
             version: "0",

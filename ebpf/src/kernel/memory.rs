@@ -30,29 +30,29 @@ pub unsafe fn store_word(at: *mut u8, word: u64) {
     }
 }
 
-/// A plain value at a kernel address; zero where it can't be read.
+/// A plain value at a kernel address.
 #[inline(always)]
 pub fn kernel<T: Copy>(address: u64) -> Option<T> {
-    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: writes at most `size_of::<T>()` bytes to `value`; a bad address is an error, not a fault.
     let result =
         unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
     if result != 0 {
         return None;
     }
-    // SAFETY: only instantiated with integers and byte arrays.
+    // SAFETY: the helper wrote all of it; only instantiated with integers and byte arrays.
     Some(unsafe { value.assume_init() })
 }
 
 /// The same at a user address of the current task.
 #[inline(always)]
 pub fn user<T: Copy>(address: u64) -> Option<T> {
-    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: writes at most `size_of::<T>()` bytes to `value`; a bad address is an error, not a fault.
     let result = unsafe { bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
     if result != 0 {
         return None;
     }
-    // SAFETY: only instantiated with integers and arrays of them.
+    // SAFETY: the helper wrote all of it; only instantiated with integers and arrays of them.
     Some(unsafe { value.assume_init() })
 }

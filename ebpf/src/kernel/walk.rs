@@ -304,57 +304,78 @@ pub extern "C" fn flush(slot: u32) -> u32 {
 
 /// Runs a machine over what is in sight: how many bytes it took, and in bits 16 and up how it stands.
 #[inline(always)]
-fn scan<B: Bytes>(slot: u32, n: u32) -> u32 {
+fn scan(slot: u32, n: u32, some: extern "C" fn(u32, u32, u32) -> u32) -> u32 {
+    let mut i = 0;
+    while i < SIGHT / SCANNED {
+        let from = i * SCANNED;
+        if from >= n {
+            return from | SCAN_NEXT;
+        }
+        let scanned = some(slot, from, n);
+        if scanned != from.wrapping_add(SCANNED) {
+            return scanned;
+        }
+        i += 1;
+    }
+    SIGHT | SCAN_NEXT
+}
+
+/// The same over up to [`SCANNED`] bytes from `from` on.
+#[inline(always)]
+fn scan_some<B: Bytes>(slot: u32, from: u32, n: u32) -> u32 {
     let Some(mut walk) = Walk::of(slot) else {
         return SCAN_MALFORMED;
     };
     let mut i = 0;
-    while i < SIGHT {
-        if i >= n {
-            return i | SCAN_NEXT;
+    while i < SCANNED {
+        let at = from.wrapping_add(i);
+        if at >= n {
+            return at | SCAN_NEXT;
         }
-        let c = walk.byte(i);
+        let c = walk.byte(at);
         let turn = B::byte(&mut walk.scratch().flow.http1, c);
         i += 1;
         match turn {
             Turn::Next => {}
-            Turn::End => return i | SCAN_END,
-            Turn::Malformed => return i | SCAN_MALFORMED,
+            Turn::End => return at.wrapping_add(1) | SCAN_END,
+            Turn::Malformed => return at.wrapping_add(1) | SCAN_MALFORMED,
         }
     }
-    i | SCAN_NEXT
+    from.wrapping_add(SCANNED) | SCAN_NEXT
 }
 
+/// Bytes that are scanned by one call: the verifier walks each of them in the functions below.
+const SCANNED: u32 = 8;
 const SCAN_NEXT: u32 = 0;
 const SCAN_END: u32 = 1 << 16;
 const SCAN_MALFORMED: u32 = 2 << 16;
 
-/// [`scan`] of an HTTP/1 head.
+/// [`scan_some`] of an HTTP/1 head.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn scan_head(slot: u32, n: u32) -> u32 {
-    scan::<HeadBytes>(slot, n)
+pub extern "C" fn scan_head(slot: u32, from: u32, n: u32) -> u32 {
+    scan_some::<HeadBytes>(slot, from, n)
 }
 
-/// [`scan`] of the size line of a chunk.
+/// [`scan_some`] of the size line of a chunk.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn scan_chunk(slot: u32, n: u32) -> u32 {
-    scan::<ChunkBytes>(slot, n)
+pub extern "C" fn scan_chunk(slot: u32, from: u32, n: u32) -> u32 {
+    scan_some::<ChunkBytes>(slot, from, n)
 }
 
-/// [`scan`] of a trailer section.
+/// [`scan_some`] of a trailer section.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn scan_trailer(slot: u32, n: u32) -> u32 {
-    scan::<TrailerBytes>(slot, n)
+pub extern "C" fn scan_trailer(slot: u32, from: u32, n: u32) -> u32 {
+    scan_some::<TrailerBytes>(slot, from, n)
 }
 
-/// [`scan`] of HTTP/2's preface.
+/// [`scan_some`] of HTTP/2's preface.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn scan_preface(slot: u32, n: u32) -> u32 {
-    scan::<PrefaceBytes>(slot, n)
+pub extern "C" fn scan_preface(slot: u32, from: u32, n: u32) -> u32 {
+    scan_some::<PrefaceBytes>(slot, from, n)
 }
 
 impl Io for Walk {
@@ -402,10 +423,10 @@ impl Io for Walk {
     fn scan<B: Bytes>(&mut self, n: u32, _http1: &mut Http1) -> (u32, Turn) {
         // The machine works on the scratch's flow, which is the one that is passed.
         let scanned = match B::MACHINE {
-            Machine::Head => scan_head(self.slot, n),
-            Machine::Chunk => scan_chunk(self.slot, n),
-            Machine::Trailer => scan_trailer(self.slot, n),
-            Machine::Preface => scan_preface(self.slot, n),
+            Machine::Head => scan(self.slot, n, scan_head),
+            Machine::Chunk => scan(self.slot, n, scan_chunk),
+            Machine::Trailer => scan(self.slot, n, scan_trailer),
+            Machine::Preface => scan(self.slot, n, scan_preface),
         };
         let turn = match scanned & !0xffff {
             SCAN_NEXT => Turn::Next,
