@@ -101,8 +101,8 @@ pub struct Http1 {
     pub reserved: [u8; 7],
 }
 
-/// One direction.
-#[repr(C)]
+/// One direction. Aligned, so that it is copied by words of eight bytes.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// TCP sequence number (or `copied_seq`) at which the next call must begin.

@@ -10,7 +10,7 @@ use object::elf::SHT_STRTAB;
 use crate::command::quiet;
 use crate::progress::Step;
 use crate::toolchain::{REMEDY, TARGET, Toolchain, has_linker};
-use crate::{place, setup};
+use crate::{place, setup, stack};
 
 /// Builds `target/bpf/tracewire.bpf.o`; installs a toolchain first if there is
 /// none and this is root.
@@ -36,6 +36,8 @@ pub fn run() -> Result<()> {
     let built = place::bpf_target().join(TARGET).join("release/tracewire-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("{} is not there after the build", built.display()))?;
     let bytes = without_debug_sections(&bytes).with_context(|| built.display().to_string())?;
+    let (deepest, chain) = stack::check(&bytes).context("the oldest kernels would refuse these programs")?;
+    step.line(&format!("stack: {deepest} bytes at most, {chain}"));
     // Only if it is another: a new time stamp would have the agent built again.
     if fs::read(place::bpf_object()).ok().as_ref() != Some(&bytes) {
         let new = place::bpf_target().join("tracewire.bpf.o.new");

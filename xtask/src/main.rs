@@ -19,6 +19,7 @@ mod place;
 mod progress;
 mod running;
 mod setup;
+mod stack;
 mod stop;
 mod tally;
 mod test;

@@ -158,14 +158,14 @@ pub extern "C" fn call_ended(slot: u32) -> u32 {
     let flows: *mut Flow = unsafe { &raw mut (*connection).flows }.cast();
     let flow = flows.wrapping_add(usize::from(send));
     // SAFETY: as above; there are two flows. No other program works on this direction at the same time.
-    parts.flow = unsafe { *flow };
+    unsafe { core::ptr::copy_nonoverlapping(flow, &raw mut parts.flow, 1) };
     if parts.flow.phase == phase::DEAD {
         return 0;
     }
     parts.header.time_ns = emit::now();
     piece(slot, shared, parts, found, send);
     // SAFETY: as above.
-    unsafe { *flow = parts.flow };
+    unsafe { core::ptr::copy_nonoverlapping(&raw const parts.flow, flow, 1) };
     parts.cursor.settled = u32::from(settled(shared, parts.cursor.g, send));
     if shared.protocol == protocol::TLS {
         join::met(slot);
@@ -215,14 +215,14 @@ pub extern "C" fn plaintext_moved(slot: u32) -> u32 {
     let flows: *mut Flow = unsafe { &raw mut (*connection).flows }.cast();
     let flow = flows.wrapping_add(usize::from(send));
     // SAFETY: as above; there are two flows. A TLS connection's direction is not used by two threads at once.
-    parts.flow = unsafe { *flow };
+    unsafe { core::ptr::copy_nonoverlapping(flow, &raw mut parts.flow, 1) };
     if shared.protocol >= protocol::OTHER || parts.flow.phase == phase::DEAD {
         return 0;
     }
     parts.header.time_ns = emit::now();
     piece(slot, shared, parts, found::BYTES, send);
     // SAFETY: as above.
-    unsafe { *flow = parts.flow };
+    unsafe { core::ptr::copy_nonoverlapping(&raw const parts.flow, flow, 1) };
     0
 }
 
