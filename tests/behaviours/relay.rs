@@ -227,6 +227,17 @@ fn python_aio() -> Result<()> {
 }
 
 #[test]
+fn python_aio_with_a_shared_worker() -> Result<()> {
+    let _turn = alone()?;
+    let kind = Kind::PYTHON_AIO.serving(&["--aio", "--worker"]);
+    let relayed = relay::run(Kind::GO, &[kind; 3], loads()[1])?;
+    relayed.assert_linked("asyncio, a worker that a request started", 0.0);
+    assert_eq!(relayed.links().linked, 0, "by luck");
+    assert_ambiguous(&relayed);
+    Ok(())
+}
+
+#[test]
 fn python_older_grpcio() -> Result<()> {
     let _turn = alone()?;
     const BUILDS: [&[&str]; 3] = [&["1.66.2"], &["1.70.0"], &["1.80.0"]];

@@ -14,6 +14,8 @@ use crate::binary::{Binary, Code, Function, SYSV_ARGUMENTS};
 const METHODS: u64 = 0xe8;
 const NEW: u64 = 0x138;
 const METHOD: u64 = 32;
+/// `PyContext.ctx_prev`
+const PREVIOUS: u64 = 16;
 
 /// See the module.
 pub struct CPython;
@@ -67,6 +69,14 @@ fn places(binary: &Binary) -> Result<Vec<Point>, String> {
     let class = binary.variable("PyContext_Type").ok_or("no PyContext_Type")?;
     let run = method(binary, class, b"run\0").ok_or("Context.run is not found")?;
     let mut points = changes(binary, run)?;
+    let (_, running) = binary
+        .probe(run, SYSV_ARGUMENTS.get(..2).unwrap_or_default())
+        .ok_or("Context.run has no place for a probe")?;
+    points.push(Point {
+        program: "py_context_run",
+        offset: running,
+        cookie: 0,
+    });
     let copy = binary
         .symbol("PyContext_CopyCurrent")
         .ok_or("no PyContext_CopyCurrent")?;
@@ -104,13 +114,32 @@ fn changes(binary: &Binary, run: Function) -> Result<Vec<Point>, String> {
             _ => None,
         }
     };
+    let point = |program, offset, register: Register| Point {
+        program,
+        offset,
+        cookie: u64::try_from(register.number()).unwrap_or(u64::MAX),
+    };
     if let (Some((_, enter)), Some((_, exit))) = (shared("PyContext_Enter"), shared("PyContext_Exit")) {
-        let point = |program, offset| Point {
-            program,
-            offset,
-            cookie: 0,
-        };
-        return Ok(vec![point("py_context_enter", enter), point("py_context_exit", exit)]);
+        return Ok(vec![
+            point("py_context_enter", enter, Register::RSI),
+            point("py_context_exit", exit, Register::RSI),
+        ]);
+    }
+    // Then the exported ones have the same in them, or are what it calls.
+    let exported = |name: &str| {
+        let function = binary.symbol(name)?;
+        binary.probe(function, SYSV_ARGUMENTS.get(..1)?)
+    };
+    let (Some((_, entered)), Some((_, left))) = (exported("PyContext_Enter"), exported("PyContext_Exit")) else {
+        return Err("no PyContext_Enter or PyContext_Exit".to_owned());
+    };
+    let mut points = vec![
+        point("py_context_enter", entered, Register::RDI),
+        point("py_context_exit", left, Register::RDI),
+    ];
+    let called = |name: &str| binary.symbol(name).is_some_and(|function| inner.contains(&function));
+    if called("PyContext_Enter") && called("PyContext_Exit") {
+        return Ok(points);
     }
     let code = binary.code(run).ok_or("Context.run is not code")?;
     let all: Vec<Instruction> = code.instructions().collect();
@@ -133,24 +162,38 @@ fn changes(binary: &Binary, run: Function) -> Result<Vec<Point>, String> {
     let [enter, exit] = twice[..] else {
         return Err("where Context.run changes the current context is not clear".to_owned());
     };
-    let mut points = Vec::new();
     for store in [enter, exit] {
-        let held = all.get(store).ok_or("no store")?.op1_register();
-        let rest = all.get(store + 1..).unwrap_or_default();
-        let branch = rest
-            .iter()
-            .take(12)
-            .take_while(|i| i.op0_kind() != OpKind::Register || i.op0_register().full_register() != held)
-            .find(|i| i.flow_control() != FlowControl::Next)
-            .filter(|i| i.flow_control() == FlowControl::ConditionalBranch)
-            .ok_or("Context.run has no place after it changes the current context")?;
-        points.push(Point {
-            program: "py_context_set",
-            offset: binary.offset(branch.ip()).ok_or("no offset")?,
-            cookie: u64::try_from(held.number()).unwrap_or(u64::MAX),
-        });
+        let found = behind(&all, store).or_else(|| before(&all, store));
+        let (program, address, register) =
+            found.ok_or("Context.run has no place where it changes the current context")?;
+        points.push(point(program, binary.offset(address).ok_or("no offset")?, register));
     }
     Ok(points)
+}
+
+/// The branch behind the change of the current context, where a register still holds the new one.
+fn behind(all: &[Instruction], store: usize) -> Option<(&'static str, u64, Register)> {
+    let held = all.get(store)?.op1_register();
+    let branch = all
+        .get(store + 1..)?
+        .iter()
+        .take(12)
+        .take_while(|i| i.op0_kind() != OpKind::Register || i.op0_register().full_register() != held)
+        .find(|i| i.flow_control() != FlowControl::Next)
+        .filter(|i| i.flow_control() == FlowControl::ConditionalBranch)?;
+    Some(("py_context_set", branch.ip(), held))
+}
+
+/// The branch before a change back, where a register holds the context that is left: it has proven to be the
+/// current one, and the one before it is read from it next.
+fn before(all: &[Instruction], store: usize) -> Option<(&'static str, u64, Register)> {
+    let [branch, load] = all.get(store.checked_sub(2)?..store)? else {
+        return None;
+    };
+    let from = load.memory_base();
+    let loads = reads_word(load) && load.op0_register() == all.get(store)?.op1_register();
+    let right = loads && load.memory_displacement64() == PREVIOUS && from.is_gpr64();
+    (right && branch.flow_control() == FlowControl::ConditionalBranch).then_some(("py_context_exit", branch.ip(), from))
 }
 
 /// `mov [register + displacement], register`, eight bytes
@@ -232,7 +275,9 @@ mod tests {
             let Ok(binary) = Binary::open(&path) else { continue };
             if binary.variable("PyContext_Type").is_some() {
                 let points = places(&binary);
-                assert_eq!(points.as_ref().map(Vec::len), Ok(4), "{path} {points:x?}");
+                // Where the compiler put the changes of the current context into three functions, each has its own.
+                let right = points.as_ref().is_ok_and(|points| [5, 7].contains(&points.len()));
+                assert!(right, "{path} {points:x?}");
                 println!("{path} {points:x?}");
             }
         }

@@ -19,7 +19,7 @@ use aya_ebpf::programs::ProbeContext;
 use tracewire_common::link::grpc_core::{FROM_TRANSPORT, MANY_THREADS, layout as at};
 use tracewire_common::link::{StreamKey, Unit, mechanism, runtime, unit};
 
-use super::{cookie, cpython, indexed, layout, register, watched};
+use super::{asyncio, cookie, cpython, indexed, layout, register, watched};
 use crate::kernel::memory::user;
 use crate::kernel::{context, maps, socket, syscall};
 
@@ -27,6 +27,8 @@ use crate::kernel::{context, maps, socket, syscall};
 const OPERATIONS: u64 = 8;
 /// `sizeof(grpc_op)`
 const OPERATION: u64 = 80;
+/// More than the size of a library with grpc-core in it.
+const NEAR: u64 = 1 << 27;
 /// Words of a call that are searched for its arena, and how far before the call that may begin.
 const HEAD: usize = 5;
 const ARENA: u64 = 16 * 1024;
@@ -37,6 +39,7 @@ mod operation {
     pub const SEND_CLOSE_FROM_CLIENT: u32 = 1 << 2;
     pub const SEND_STATUS_FROM_SERVER: u32 = 1 << 3;
     pub const RECV_INITIAL_METADATA: u32 = 1 << 4;
+    pub const RECV_MESSAGE: u32 = 1 << 5;
     pub const RECV_STATUS_ON_CLIENT: u32 = 1 << 6;
     pub const RECV_CLOSE_ON_SERVER: u32 = 1 << 7;
     pub const CLIENT: u32 = SEND_CLOSE_FROM_CLIENT | RECV_INITIAL_METADATA | RECV_STATUS_ON_CLIENT;
@@ -47,7 +50,7 @@ mod operation {
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Made {
-    /// [`StreamKey::NONE`]: several could be it.
+    /// [`StreamKey::DOUBT`]: several could be it.
     parent: StreamKey,
     mechanism: u64,
 }
@@ -148,11 +151,7 @@ fn identified(ctx: &ProbeContext, pid: u32) -> Option<()> {
     // It stays: each further attempt of the call has a stream of its own.
     let bias = register!(ctx, rip).wrapping_sub(u64::from(places[at::IDENTIFIER]));
     let connection = connection(transport, bias, places)?;
-    if made.parent.is_some() {
-        context::calls(connection, identifier, &made.parent, made.mechanism as u32);
-    } else {
-        context::ambiguous(connection, identifier, made.mechanism as u32);
-    }
+    context::join(connection, identifier, &made.parent, made.mechanism as u32);
     None
 }
 
@@ -181,7 +180,7 @@ fn batch(ctx: &ProbeContext, pid: u32) -> Option<()> {
     let request = context::of(&unit);
     if mask & operation::SERVER == 0 && (mask & operation::CLIENT != 0 || request.is_none()) {
         if mask & operation::SEND_INITIAL_METADATA != 0 {
-            begin(&unit, tid);
+            begin(&unit, tid, calls_back(ctx));
         }
         return None;
     }
@@ -194,7 +193,11 @@ fn batch(ctx: &ProbeContext, pid: u32) -> Option<()> {
             context::leave(&thread(tid, pid));
         }
     } else if let Some(current) = cpython::current(tid, pid) {
-        context::serve(&current, &request);
+        if mask == operation::RECV_CLOSE_ON_SERVER {
+            asyncio::schedules(&current, &request);
+        } else {
+            asyncio::serves(&current, &request, mask & operation::RECV_MESSAGE != 0);
+        }
     } else if threads || mask != operation::RECV_CLOSE_ON_SERVER {
         // Python's thread that takes calls only hands them on.
         occupy(&thread(tid, pid), tid, &request, threads);
@@ -202,35 +205,38 @@ fn batch(ctx: &ProbeContext, pid: u32) -> Option<()> {
     None
 }
 
+/// Whether the batch's tag begins with a function of the same file: grpcio's asyncio API is called back,
+/// the blocking one gives Python objects, which begin with their number of references.
+#[inline(always)]
+fn calls_back(ctx: &ProbeContext) -> bool {
+    let function = user::<u64>(register!(ctx, rcx)).unwrap_or(0);
+    function.wrapping_sub(register!(ctx, rip)).wrapping_add(NEAR) < 2 * NEAR
+}
+
 /// A call is about to be made.
 #[inline(always)]
-fn begin(unit: &Unit, tid: u32) {
+fn begin(unit: &Unit, tid: u32, calls_back: bool) {
     let (parent, mechanism) = match cpython::current(tid, unit.pid) {
         // Stacks that are switched under it: neither the thread nor its context is certain.
-        _ if maps::runs(unit.pid, runtime::GREENLET) => (Some(StreamKey::NONE), mechanism::GRPC_CORE),
-        Some(current) => (context::of(&current), mechanism::GRPC_AIO),
-        None => (context::of(&thread(tid, unit.pid)), mechanism::GRPC_CORE),
+        _ if maps::runs(unit.pid, runtime::GREENLET) => (StreamKey::DOUBT, mechanism::GRPC_CORE),
+        Some(current) if calls_back => (asyncio::parent(&current), mechanism::GRPC_AIO),
+        Some(current) => (asyncio::blocking(&current), mechanism::GRPC_AIO),
+        None => (
+            context::of(&thread(tid, unit.pid)).unwrap_or(StreamKey::NONE),
+            mechanism::GRPC_CORE,
+        ),
     };
-    let made = match parent {
-        // One that ended has no more calls of its own: what runs on is nobody's.
-        Some(parent) if parent.is_some() && !open(&parent) => None,
-        other => other,
-    };
-    match made {
-        Some(parent) => {
-            let _ = GRPC_MADE.insert(
-                unit,
-                Made {
-                    parent,
-                    mechanism: u64::from(mechanism),
-                },
-                0,
-            );
-        }
-        None => {
-            let _ = GRPC_MADE.remove(unit);
-        }
+    // One that ended has no more calls of its own: what runs on is nobody's.
+    let over = parent.is_some() && !open(&parent);
+    if over || parent == StreamKey::NONE {
+        let _ = GRPC_MADE.remove(unit);
+        return;
     }
+    let made = Made {
+        parent,
+        mechanism: u64::from(mechanism),
+    };
+    let _ = GRPC_MADE.insert(unit, made, 0);
 }
 
 /// The thread works for `request`; if it also works for another open one, for none.
@@ -246,12 +252,13 @@ fn occupy(thread: &Unit, tid: u32, request: &StreamKey, threads: bool) {
     };
     // Work that comes by a completion queue has a beginning; work that comes by call-backs has none.
     let queued = !threads || GRPC_QUEUED.get_ptr(tid).is_some();
-    let none = StreamKey::NONE;
-    context::serve(thread, if certain && queued { request } else { &none });
+    let doubt = StreamKey::DOUBT;
+    context::serve(thread, if certain && queued { request } else { &doubt });
 }
 
+/// Whether a served call is without a status so far.
 #[inline(always)]
-fn open(request: &StreamKey) -> bool {
+pub fn open(request: &StreamKey) -> bool {
     GRPC_OPEN.get_ptr(request).is_some()
 }
 

@@ -7,6 +7,7 @@
 //! process that runs it: each program begins with [`watched`].
 #![allow(dead_code, unused_macros, unused_imports, reason = "each runtime uses a part of it")]
 
+pub mod asyncio;
 pub mod cpython;
 pub mod go;
 pub mod grpc_core;

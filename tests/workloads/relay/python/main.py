@@ -86,9 +86,78 @@ class Blocking(rpc.RelayServicer):
             yield pb.Hop(id=hop.id, count=self.onwards(hop))
 
 
+class Worker:
+    """Makes calls for whoever asks. The first who does starts its task, which ends after some jobs."""
+
+    def __init__(self):
+        self.jobs, self.left = None, 0
+
+    async def work(self, jobs):
+        for _ in range(24):
+            job, done = await jobs.get()
+            asyncio.create_task(self.finish(job, done))
+
+    @staticmethod
+    async def finish(job, done):
+        try:
+            done.set_result(await job)
+        except Exception as error:  # noqa: BLE001, whoever waits gets it
+            done.set_exception(error)
+
+    async def do(self, job):
+        if self.left == 0:
+            self.left, self.jobs = 24, asyncio.Queue()
+            asyncio.create_task(self.work(self.jobs))
+        self.left -= 1
+        done = asyncio.get_running_loop().create_future()
+        self.jobs.put_nowait((job, done))
+        return await done
+
+
+async def gathered(works):
+    return await asyncio.gather(*works)
+
+
+async def waited(works):
+    tasks = [asyncio.ensure_future(work) for work in works]
+    await asyncio.wait(tasks)
+    return [task.result() for task in tasks]
+
+
+async def waited_for(works):
+    return await asyncio.gather(*(asyncio.wait_for(work, 60) for work in works))
+
+
+async def shielded(works):
+    async def hold(work):
+        return await asyncio.shield(work)
+
+    return await asyncio.gather(*(hold(work) for work in works))
+
+
+async def grouped(works):
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work) for work in works]
+    return [task.result() for task in tasks]
+
+
+async def remembered(works):
+    tasks = [asyncio.ensure_future(work) for work in works]
+    for task in tasks:
+        task.add_done_callback(lambda task: None)
+    return await asyncio.gather(*tasks)
+
+
+def ways():
+    """How a handler may wait for several tasks."""
+    newer = [grouped] if hasattr(asyncio, "TaskGroup") else []
+    return itertools.cycle([gathered, waited, waited_for, shielded, remembered, *newer])
+
+
 class Asynchronous(rpc.RelayServicer):
-    def __init__(self, log, connections):
+    def __init__(self, log, connections, worker):
         self.log, self.stubs = log, Stubs(connections, grpc.aio.insecure_channel)
+        self.worker, self.ways = Worker() if worker else None, ways()
 
     async def onwards(self, hop):
         if not hop.route:
@@ -100,11 +169,15 @@ class Asynchronous(rpc.RelayServicer):
                 return await asyncio.create_task(one(k, depth - 1))
             await asyncio.sleep(pause(hop))
             ask, metadata = onward(hop, k)
-            return (await self.stubs.of(hop.route[0]).Pass(ask, metadata=metadata)).count
+
+            async def call():
+                return await self.stubs.of(hop.route[0]).Pass(ask, metadata=metadata)
+
+            return (await (self.worker.do(call()) if self.worker else call())).count
 
         if fan == 1:
             return await one(0, hop.depth)
-        return sum(await asyncio.gather(*(one(k, hop.depth) for k in range(fan))))
+        return sum(await next(self.ways)([one(k, hop.depth) for k in range(fan)]))
 
     async def Pass(self, hop, context):
         self.log.note(context, hop.id)
@@ -127,7 +200,7 @@ def blocking(flags):
 
 async def asynchronous(flags):
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    rpc.add_RelayServicer_to_server(Asynchronous(Log(flags.log), flags.connections), server)
+    rpc.add_RelayServicer_to_server(Asynchronous(Log(flags.log), flags.connections, flags.worker), server)
     server.add_insecure_port(flags.listen)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: os._exit(0))
     await server.start()
@@ -142,6 +215,7 @@ def main():
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--log")
     parser.add_argument("--aio", action="store_true")
+    parser.add_argument("--worker", action="store_true")
     flags = parser.parse_args()
     if flags.aio:
         asyncio.run(asynchronous(flags))
