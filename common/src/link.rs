@@ -165,11 +165,9 @@ pub mod grpc_core {
         pub const IDENTIFIER: usize = 1;
         /// Flags.
         pub const FLAGS: usize = 2;
-        /// Offset of the endpoint in a transport.
-        pub const ENDPOINT: usize = 3;
         /// Endpoint types, three members each: address of the table of functions; offset in the endpoint of the
         /// pointer to what holds the descriptor, 0 if it is the endpoint itself; offset of the descriptor in that.
-        pub const TABLE: usize = 4;
+        pub const TABLE: usize = 3;
         /// How many there may be.
         pub const TABLES: usize = 4;
     }

@@ -13,8 +13,6 @@ use super::{Ability, Found, Layout, Point, Runtime};
 use crate::binary::decoder::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 use crate::binary::{Binary, Function, SYSV_ARGUMENTS};
 
-/// Offset of the endpoint in `grpc_chttp2_transport`, 1.51 to 1.85; the endpoint's table proves it at each use.
-const ENDPOINT: u32 = 0x18;
 /// Functions of `grpc_endpoint_vtable`: 11 of them until 1.64, then no `shutdown`. The last but one gives the descriptor.
 const TABLE: std::ops::RangeInclusive<usize> = 10..=11;
 /// One below the last identifier of a stream: the transport compares the next one with it.
@@ -45,7 +43,6 @@ fn look(binary: &Binary) -> Option<Found> {
     }
     let python = binary.symbol("PyInit_cygrpc").is_some();
     let mut numbers: Layout = [0; runtime::LAYOUT];
-    numbers[layout::ENDPOINT] = ENDPOINT;
     numbers[layout::FLAGS] = if python { 0 } else { MANY_THREADS };
     let points = places(binary, &mut numbers, python);
     Some(Found {

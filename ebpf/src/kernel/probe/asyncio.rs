@@ -26,12 +26,13 @@ const MEMBERS: u64 = 16;
 const CALLBACK: u64 = 24;
 /// Where `TaskObj.task_context` may stand: the 16th word in Python 3.8, the 21st in 3.9.
 const TASK_CONTEXT: u64 = 12 * 8;
+const CONTEXT_WORDS: u64 = 10;
 /// Items of a tuple.
 const ITEMS: u64 = 24;
 /// Members of a closure, callbacks of a future, attributes of an object that are looked at.
 const CELLS: u64 = 6;
 const CALLBACKS: u64 = 3;
-const ATTRIBUTES: usize = 12;
+const ATTRIBUTES: u64 = 12;
 
 /// grpcio's task for a served call, which starts the handler's, runs in this context.
 #[inline(always)]
@@ -196,7 +197,7 @@ fn owns(address: u64, context: u64) -> bool {
     if name != u64::from_le_bytes(*b"_asyncio") || rest & 0xffff_ffff_ffff != u64::from_le_bytes(*b".Task\0\0\0") {
         return false;
     }
-    holds(user::<[u64; 10]>(address.wrapping_add(TASK_CONTEXT)), context)
+    has(address.wrapping_add(TASK_CONTEXT), CONTEXT_WORDS, context) != 0
 }
 
 /// The beginning of the name of an object's type.
@@ -317,20 +318,20 @@ pub extern "C" fn asyncio_knows(object: u64, attribute: u64) -> u32 {
             1 => old,
             _ => newer.wrapping_add(1),
         };
-        found |= u32::from(holds(user::<[u64; ATTRIBUTES]>(values), attribute));
+        found |= has(values, ATTRIBUTES, attribute);
         n += 1;
     }
     found
 }
 
-/// Whether a word is one of those that were read. No closures here: what is not inlined the loader can't place.
+/// Whether a word is one of `count` at an address. Word by word: programs that call each other have 512 bytes of stack
+/// in all.
 #[inline(always)]
-fn holds<const N: usize>(words: Option<[u64; N]>, wanted: u64) -> bool {
-    let Some(words) = words else { return false };
-    let mut found = false;
+fn has(at: u64, count: u64, wanted: u64) -> u32 {
+    let mut found = 0;
     let mut n = 0;
-    while n < N {
-        found |= words[n] == wanted;
+    while n < count {
+        found |= u32::from(user::<u64>(at.wrapping_add(8 * n)) == Some(wanted));
         n += 1;
     }
     found
@@ -344,21 +345,14 @@ const GROUPS: u32 = 4;
 /// Which of asyncio's own functions an object is, and its closure.
 #[inline(always)]
 fn function(object: u64) -> (u32, u64) {
-    let Some(words) = user::<[u64; 14]>(object) else {
-        return (0, 0);
-    };
+    let word = |n: u64| user::<u64>(object.wrapping_add(8 * n)).unwrap_or(0);
     // `func_closure` and `func_qualname` of Python 3.8 and 3.9; then code, a tuple never, stands in its place.
-    let old = words[6] != 0 && is_tuple(words[6]);
-    let newer = words[9];
-    let mut which = 0;
-    let mut name = words[5];
-    let mut i = 0;
-    while i < 2 {
-        which |= asyncio_named(name);
-        name = words[13];
-        i += 1;
+    let closure = word(6);
+    if closure != 0 && is_tuple(closure) {
+        return (asyncio_named(word(13)), closure);
     }
-    (which, if old { words[6] } else { newer })
+    // Where there is no closure, the older place is only known by the name.
+    (asyncio_named(word(5)) | asyncio_named(word(13)), word(9))
 }
 
 /// Whether a string is the qualified name of one of them.

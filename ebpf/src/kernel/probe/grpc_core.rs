@@ -29,6 +29,8 @@ const OPERATIONS: u64 = 8;
 const OPERATION: u64 = 80;
 /// More than the size of a library with grpc-core in it.
 const NEAR: u64 = 1 << 27;
+/// Words of a transport that are searched for its endpoint: it is the second or third in 1.51 to 1.85.
+const ENDPOINT_WORDS: u32 = 12;
 /// Words of a call that are searched for its arena, and how far before the call that may begin.
 const HEAD: usize = 5;
 const ARENA: u64 = 16 * 1024;
@@ -70,6 +72,10 @@ static GRPC_OPEN: LruHashMap<StreamKey, u64> = LruHashMap::with_max_entries(1638
 /// Which word at the head of a call is its arena, by process.
 #[map]
 static GRPC_ARENA_WORD: LruHashMap<u32, u32> = LruHashMap::with_max_entries(4096, 0);
+
+/// Which word of a transport is its endpoint, by process.
+#[map]
+static GRPC_ENDPOINT_WORD: LruHashMap<u32, u32> = LruHashMap::with_max_entries(4096, 0);
 
 /// Threads that wait on a completion queue between two pieces of work.
 #[map]
@@ -113,7 +119,7 @@ fn stream(ctx: &ProbeContext, pid: u32) -> Option<()> {
         return None;
     }
     let bias = register!(ctx, rip).wrapping_sub(u64::from(places[at::STREAM]));
-    let connection = connection(transport, bias, places)?;
+    let connection = connection(transport, pid, bias)?;
     let request = StreamKey::served(connection, server_data as u32);
     context::serve(&unit, &request);
     let _ = GRPC_OPEN.insert(request, 1, 0);
@@ -150,7 +156,7 @@ fn identified(ctx: &ProbeContext, pid: u32) -> Option<()> {
     let made = *unsafe { GRPC_MADE.get(unit) }?;
     // It stays: each further attempt of the call has a stream of its own.
     let bias = register!(ctx, rip).wrapping_sub(u64::from(places[at::IDENTIFIER]));
-    let connection = connection(transport, bias, places)?;
+    let connection = connection(transport, pid, bias)?;
     context::join(connection, identifier, &made.parent, made.mechanism as u32);
     None
 }
@@ -318,17 +324,32 @@ fn arena(address: u64, pid: u32) -> Option<u64> {
 
 /// The connection of a transport: its endpoint's file descriptor is a socket.
 #[inline(always)]
-fn connection(transport: u64, bias: u64, places: &[u32; runtime::LAYOUT]) -> Option<u64> {
-    // It stood a word earlier in some versions; the table of functions proves which it is.
-    let descriptor = descriptor(transport.wrapping_add(u64::from(places[at::ENDPOINT])), bias, places).or_else(|| {
-        descriptor(
-            transport.wrapping_add(u64::from(places[at::ENDPOINT]) - 8),
-            bias,
-            places,
-        )
-    });
+fn connection(transport: u64, pid: u32, bias: u64) -> Option<u64> {
+    // SAFETY: the value is an integer.
+    let known = unsafe { GRPC_ENDPOINT_WORD.get(pid) }.copied().unwrap_or(0);
+    let mut found = grpc_descriptor(transport.wrapping_add(8 * u64::from(known)), pid, bias);
+    let mut word = 0;
+    // Where it stands differs by version; the table of functions proves which it is.
+    while word < ENDPOINT_WORDS && found < 0 {
+        found = grpc_descriptor(transport.wrapping_add(8 * u64::from(word)), pid, bias);
+        if found >= 0 {
+            let _ = GRPC_ENDPOINT_WORD.insert(pid, word, 0);
+        }
+        word += 1;
+    }
     // It may have moved nothing yet: a first call's header goes out with the preface.
-    syscall::sock(descriptor?).map(socket::name_at)
+    syscall::sock(u32::try_from(found).ok()?).map(socket::name_at)
+}
+
+/// The file descriptor of the endpoint to which a member of a transport points; negative: it is none.
+/// A part of its own, which the verifier walks once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn grpc_descriptor(member: u64, pid: u32, bias: u64) -> i64 {
+    match layout(pid, runtime::GRPC_CORE).and_then(|places| descriptor(member, bias, places)) {
+        Some(descriptor) => i64::from(descriptor),
+        None => -1,
+    }
 }
 
 /// The file descriptor of the endpoint to which a member of a transport points.
