@@ -108,6 +108,10 @@ pub mod go {
         pub const FIELDS_CONTEXT: usize = 7;
         /// Of `http.Request.ctx`.
         pub const REQUEST_CONTEXT: usize = 8;
+        /// Of grpc-go's `Stream.method` (a string), the path of the request.
+        pub const STREAM_METHOD: usize = 9;
+        /// 1: what a goroutine was begun by is asked when it matters; 0: `runtime.newproc` is probed.
+        pub const ASKS_MAKER: usize = 10;
     }
 }
 

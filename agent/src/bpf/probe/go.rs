@@ -48,7 +48,7 @@ impl Runtime for Go {
         let abilities = match program.goroutines(&mut numbers) {
             Ok(goroutines) => {
                 let mut abilities = Vec::new();
-                program.grpc(&goroutines, &mut numbers, &mut abilities);
+                program.grpc(&mut numbers, &mut abilities);
                 numbers[layout::REQUEST_CONTEXT] = program.functions.version.map_or(0, contexts::in_request);
                 program.http(&goroutines, &mut abilities);
                 abilities
@@ -145,7 +145,8 @@ impl Program<'_> {
         })
     }
 
-    /// What all of Go's mechanisms take: offsets in the runtime's structures, and new goroutines.
+    /// What all of Go's mechanisms take: offsets in the runtime's structures, and new goroutines
+    /// where they don't know what made them.
     fn goroutines(&self, numbers: &mut Layout) -> Result<Vec<Point>, String> {
         let version = self
             .functions
@@ -157,30 +158,30 @@ impl Program<'_> {
         numbers[layout::G_M] = G_M;
         numbers[layout::M_CURG] = curg;
         numbers[layout::PARENT_GOID] = parent;
-        let place = |caller| self.after("go_newproc", caller, "runtime.newproc1", Register::RBX);
-        // `newproc` hands newproc1 to the system stack in a closure.
-        Ok(vec![
-            place("runtime.newproc.func1").or_else(|_| place("runtime.newproc"))?,
-        ])
+        if parent != 0 {
+            numbers[layout::ASKS_MAKER] = 1;
+            return Ok(Vec::new());
+        }
+        Ok(vec![self.new_goroutines()?])
     }
 
-    fn grpc(&self, goroutines: &[Point], numbers: &mut Layout, abilities: &mut Vec<Ability>) {
+    fn new_goroutines(&self) -> Result<Point, String> {
+        let place = |caller| self.after("go_newproc", caller, "runtime.newproc1", Register::RBX);
+        // `newproc` hands newproc1 to the system stack in a closure.
+        place("runtime.newproc.func1").or_else(|_| place("runtime.newproc"))
+    }
+
+    fn grpc(&self, numbers: &mut Layout, abilities: &mut Vec<Ability>) {
         if self.functions.functions().all(|(name, _)| !name.starts_with(TRANSPORT)) {
             return;
         }
         let handles = self.handle_stream(numbers);
-        let server = self
-            .entry(
-                "go_operate_headers",
-                &format!("{TRANSPORT}(*http2Server).operateHeaders"),
-            )
-            .and_then(|decodes| {
-                self.takes_context()?;
-                let mut points = goroutines.to_vec();
-                points.push(decodes);
-                points.extend(handles.clone().ok());
-                Ok(points)
-            });
+        let server = match &handles {
+            Ok(handles) if numbers[layout::ASKS_MAKER] != 0 => self
+                .entry("go_handle_streams", &format!("{TRANSPORT}(*http2Server).HandleStreams"))
+                .map(|begins| vec![begins, *handles]),
+            _ => self.decoding(&handles, numbers),
+        };
         abilities.push(Ability {
             name: "grpc-go server",
             points: server,
@@ -235,6 +236,21 @@ impl Program<'_> {
         });
     }
 
+    /// The serving side where a handler's goroutine can't be asked, or not for what made it: each
+    /// request's header fields are told when they are decoded.
+    fn decoding(&self, handles: &Result<Point, String>, numbers: &mut Layout) -> Result<Vec<Point>, String> {
+        let decodes = self.entry(
+            "go_operate_headers",
+            &format!("{TRANSPORT}(*http2Server).operateHeaders"),
+        )?;
+        self.takes_context()?;
+        // It tells the paths as well.
+        numbers[layout::STREAM_METHOD] = 0;
+        let mut points = vec![self.new_goroutines()?, decodes];
+        points.extend(handles.clone().ok());
+        Ok(points)
+    }
+
     /// `net/http`, and HTTP/2 as it and `golang.org/x/net` have it, as far as the program uses them.
     fn http(&self, goroutines: &[Point], abilities: &mut Vec<Ability>) {
         let mut add = |name, uses: &str, places: &[(&'static str, &str)]| {
@@ -270,19 +286,28 @@ impl Program<'_> {
         ] {
             add(name, handler, &[("go_run_handler", handler)]);
         }
-        for (name, make, write) in [
+        for (name, stream, connection) in [
             (
                 "net/http HTTP/2 client",
-                "net/http.(*http2clientStream).writeRequest",
-                "net/http.(*http2ClientConn).writeHeaders",
+                "net/http.(*http2clientStream)",
+                "net/http.(*http2ClientConn)",
             ),
             (
                 "x/net/http2 client",
-                "golang.org/x/net/http2.(*clientStream).writeRequest",
-                "golang.org/x/net/http2.(*ClientConn).writeHeaders",
+                "golang.org/x/net/http2.(*clientStream)",
+                "golang.org/x/net/http2.(*ClientConn)",
             ),
         ] {
-            add(name, write, &[("go_write_request", make), ("go_write_headers", write)]);
+            let make = format!("{stream}.writeRequest");
+            let write = format!("{connection}.writeHeaders");
+            let mut places = vec![("go_write_request", make.as_str()), ("go_write_headers", &write)];
+            // The newer name, the older one.
+            let calls = ["roundTrip", "RoundTrip"].map(|name| format!("{connection}.{name}"));
+            let called = calls.iter().find(|name| self.functions.function(name).is_some());
+            if goroutines.is_empty() {
+                places.push(("go_client_round_trip", called.unwrap_or(&calls[0])));
+            }
+            add(name, &write, &places);
         }
     }
 
@@ -298,12 +323,13 @@ impl Program<'_> {
     fn handle_stream(&self, numbers: &mut Layout) -> Result<Point, String> {
         let version = self.modules.number(GRPC);
         let version = version.ok_or("the version of grpc-go is not in the program")?;
-        let (id, pointer) = stream_offsets(version)
+        let (id, pointer, method) = stream_offsets(version)
             .ok_or_else(|| format!("the streams of grpc-go {}.{} are not known", version.0, version.1))?;
         let point = self.entry("go_handle_stream", "google.golang.org/grpc.(*Server).handleStream")?;
         numbers[layout::HANDLE_STREAM] = 1;
         numbers[layout::STREAM_ID] = id;
         numbers[layout::STREAM_POINTER] = pointer;
+        numbers[layout::STREAM_METHOD] = method;
         Ok(point)
     }
 }
@@ -370,12 +396,13 @@ fn runtime_offsets(version: Version) -> Option<(u32, u32, u32)> {
     }
 }
 
-/// Where the handler's stream has its id, and whether behind a pointer: from the sources of each version.
-fn stream_offsets((major, minor): (u32, u32)) -> Option<(u32, u32)> {
+/// Where the handler's stream has its id, whether behind a pointer, and where its path: from the sources of each version.
+fn stream_offsets((major, minor): (u32, u32)) -> Option<(u32, u32, u32)> {
     match (major, minor) {
-        (1, 58..=68) => Some((0, 0)),
-        (1, 69..=76) => Some((0, 1)),
-        (1, 77..=85) => Some((108, 0)),
+        (1, 58..=65) => Some((0, 0, 80)),
+        (1, 66..=68) => Some((0, 0, 88)),
+        (1, 69..=76) => Some((0, 1, 24)),
+        (1, 77..=85) => Some((108, 0, 16)),
         _ => None,
     }
 }

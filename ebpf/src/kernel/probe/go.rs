@@ -4,9 +4,10 @@
 //! A goroutine is named by its `goid`, which never comes again, so what is
 //! known of one that is gone does no harm.
 //!
-//! grpc-go, the serving side: the connection's reader goroutine decodes header
-//! fields (`operateHeaders`), and a goroutine that it makes, or a worker,
-//! handles the stream (`Server.handleStream`). The calling side: any goroutine
+//! grpc-go, the serving side: a connection's reader goroutine begins with
+//! `HandleStreams`, and a goroutine that it makes, or a worker, handles the stream
+//! (`Server.handleStream`); where that can't be asked for the stream, the reader
+//! goroutine decodes header fields (`operateHeaders`) and makes it (`runtime.newproc`). The calling side: any goroutine
 //! makes the header fields (`createHeaderFields`), and the connection's writer
 //! goroutine writes them (`loopyWriter.writeHeader`): the slice joins the two.
 //!
@@ -14,7 +15,11 @@
 //! one request at a time (`serverHandler.ServeHTTP`); a client's goroutine waits
 //! in `persistConn.roundTrip` while the connection's own writes its one request
 //! (`persistConnWriter.Write`). HTTP/2 (its own and `golang.org/x/net`'s): a
-//! goroutine a request on both sides, `runHandler`, `writeRequest` and `writeHeaders`.
+//! goroutine a request on both sides, `runHandler`, `writeRequest` and `writeHeaders`;
+//! `ClientConn.roundTrip` on the caller's.
+//!
+//! From Go 1.21 on a goroutine knows its maker, so what it was begun by is asked when it makes
+//! a request. Before, each new goroutine is told of (`runtime.newproc`), which every `go` pays for.
 
 mod contexts;
 
@@ -46,9 +51,18 @@ static GO_READERS: LruHashMap<Unit, u64> = LruHashMap::with_max_entries(8192, 0)
 #[map]
 static GO_WRITERS: LruHashMap<Unit, u64> = LruHashMap::with_max_entries(8192, 0);
 
+/// A connection that requests are served on.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Transport {
+    connection: u64,
+    /// 1: older than the agent.
+    late: u64,
+}
+
 /// Connection of an `*http2Server`.
 #[map]
-static GO_TRANSPORTS: LruHashMap<Pointer, u64> = LruHashMap::with_max_entries(8192, 0);
+static GO_TRANSPORTS: LruHashMap<Pointer, Transport> = LruHashMap::with_max_entries(8192, 0);
 
 /// The stream whose header fields a reader goroutine decodes.
 #[map]
@@ -78,7 +92,7 @@ static GO_HANDLED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
 #[map]
 static GO_WRITTEN: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
 
-/// On whose behalf the request is that a `*persistConn` carries.
+/// On whose behalf the request is that a `*persistConn` carries, or that an `*http.Request` of HTTP/2 is.
 #[map]
 static GO_ROUND_TRIPS: LruHashMap<Pointer, StreamKey> = LruHashMap::with_max_entries(8192, 0);
 
@@ -298,18 +312,72 @@ fn operate_headers(ctx: &ProbeContext) -> Option<()> {
         pid: unit.pid,
         more: 0,
     };
-    // SAFETY: an integer, written whole.
-    if unsafe { GO_TRANSPORTS.get(transport) }.copied() != Some(connection) {
-        let _ = GO_TRANSPORTS.insert(transport, connection, 0);
-        if let Some(known) = maps::connection(connection) {
-            // SAFETY: a live element of a map; written whole.
-            unsafe { (*known).shared.serves = 1 };
-        }
+    // SAFETY: plain, and written by its reader goroutine alone.
+    if unsafe { GO_TRANSPORTS.get(transport) }.is_none_or(|known| known.connection != connection) {
+        serves(&transport, connection);
     }
     // Fields []hpack.HeaderField follow.
     let fields = user::<u64>(frame.wrapping_add(8))?;
     path(fields, &StreamKey::served(connection, stream));
     Some(())
+}
+
+/// `http2Server.HandleStreams(t, …)` on the reader goroutine, which has read nothing yet: the one
+/// that made it read the preface.
+#[uprobe]
+pub fn go_handle_streams(ctx: ProbeContext) -> u32 {
+    let _ = handle_streams(&ctx);
+    0
+}
+
+#[inline(always)]
+fn handle_streams(ctx: &ProbeContext) -> Option<()> {
+    let (unit, layout) = current(ctx)?;
+    let transport = Pointer {
+        address: register!(ctx, rax),
+        pid: unit.pid,
+        more: 0,
+    };
+    let made_by = maker(&unit, layout, register!(ctx, r14));
+    match made_by.and_then(|maker| get(&GO_READERS, &maker)) {
+        Some(connection) => serves(&transport, connection),
+        None => {
+            // Another one may have stood there.
+            let _ = GO_TRANSPORTS.remove(transport);
+        }
+    }
+    Some(())
+}
+
+/// Remembers which connection a server's transport has.
+#[inline(always)]
+fn serves(transport: &Pointer, connection: u64) {
+    let Some(known) = maps::connection(connection) else {
+        let _ = GO_TRANSPORTS.remove(transport);
+        return;
+    };
+    // SAFETY: a live element of a map; written whole.
+    unsafe { (*known).shared.serves = 1 };
+    // SAFETY: as above.
+    let late = u64::from(unsafe { (*known).shared.origin } == 0);
+    let _ = GO_TRANSPORTS.insert(transport, Transport { connection, late }, 0);
+}
+
+/// The connection of a transport: a handler's goroutine is made by the one that reads it.
+#[inline(always)]
+fn transport(address: &Pointer, unit: &Unit, layout: &[u32], g: u64) -> Option<Transport> {
+    // SAFETY: plain; an address comes again only behind `HandleStreams`.
+    if let Some(known) = unsafe { GO_TRANSPORTS.get(address) }.copied() {
+        return Some(known);
+    }
+    if layout[at::ASKS_MAKER] == 0 {
+        return None;
+    }
+    // It began before the probes: a worker's maker reads nothing.
+    let connection = get(&GO_READERS, &maker(unit, layout, g)?)?;
+    serves(address, connection);
+    // SAFETY: as above.
+    unsafe { GO_TRANSPORTS.get(address) }.copied()
 }
 
 /// `Server.handleStream(s, t transport.ServerTransport, stream)` on the goroutine that handles it.
@@ -322,23 +390,27 @@ pub fn go_handle_stream(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn handle_stream(ctx: &ProbeContext) -> Option<()> {
     let (unit, layout) = current(ctx)?;
-    let transport = Pointer {
+    let address = Pointer {
         address: register!(ctx, rcx),
         pid: unit.pid,
         more: 0,
     };
-    // SAFETY: an integer, written whole.
-    let connection = unsafe { GO_TRANSPORTS.get(transport) }.copied();
+    let transport = transport(&address, &unit, layout, register!(ctx, r14));
     let mut stream = register!(ctx, rdi);
     if layout[at::STREAM_POINTER] != 0 {
         stream = user::<u64>(stream)?;
     }
     let id = user::<u32>(stream.wrapping_add(u64::from(layout[at::STREAM_ID])));
-    match (connection, id) {
-        (Some(connection), Some(id)) if id != 0 => {
-            let request = StreamKey::served(connection, id);
+    match (transport, id) {
+        (Some(transport), Some(id)) if id != 0 => {
+            let request = StreamKey::served(transport.connection, id);
             context::serve(&unit, &request);
             contexts::holds(unit.pid, register!(ctx, rdi), &request);
+            let method = layout[at::STREAM_METHOD];
+            if transport.late != 0 && method != 0 {
+                let [name, length] = user::<[u64; 2]>(stream.wrapping_add(u64::from(method)))?;
+                name::tell(&request, name, length);
+            }
         }
         // A worker must not go on for the stream before.
         _ => context::leave(&unit),
@@ -413,7 +485,7 @@ fn header_fields(ctx: &ProbeContext) -> Option<()> {
         // Where the callee saved its second argument: ABIInternal has a place for each in the caller's frame.
         called = user::<[u64; 2]>(register!(ctx, rsp).wrapping_add(8));
     }
-    match contexts::parent(&unit, called, 0) {
+    match parent(&unit, layout, register!(ctx, r14), called) {
         Some(request) => {
             let _ = GO_FIELDS.insert(fields, request, 0);
         }
@@ -423,6 +495,20 @@ fn header_fields(ctx: &ProbeContext) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// On whose behalf a goroutine makes a request with this context; [`StreamKey::DOUBT`]: it is not certain.
+#[inline(always)]
+fn parent(unit: &Unit, layout: &[u32], g: u64, called: Option<[u64; 2]>) -> Option<StreamKey> {
+    if let Some(request) = contexts::parent(unit, called, 0) {
+        return Some(request);
+    }
+    if layout[at::ASKS_MAKER] == 0 {
+        return None;
+    }
+    // One that a served request's goroutine began may work for anybody by now.
+    context::standing(&maker(unit, layout, g)?)?;
+    Some(StreamKey::DOUBT)
 }
 
 /// The call of `loopyWriter.writeHeader(l, streamID, endStream, hf []hpack.HeaderField, …)` for a new
@@ -516,7 +602,7 @@ fn round_trip(ctx: &ProbeContext) -> Option<()> {
     };
     // transportRequest embeds *Request first.
     let called = user::<u64>(register!(ctx, rbx)).and_then(|request| contexts::of(layout, request));
-    match contexts::parent(&unit, called, 0) {
+    match parent(&unit, layout, register!(ctx, r14), called) {
         Some(request) => {
             let _ = GO_ROUND_TRIPS.insert(carrier, request, 0);
         }
@@ -569,6 +655,33 @@ fn run_handler(ctx: &ProbeContext) -> Option<()> {
     Some(())
 }
 
+/// HTTP/2 `ClientConn.roundTrip(cc, req, …)` on the goroutine that makes the request.
+#[uprobe]
+pub fn go_client_round_trip(ctx: ProbeContext) -> u32 {
+    let _ = client_round_trip(&ctx);
+    0
+}
+
+#[inline(always)]
+fn client_round_trip(ctx: &ProbeContext) -> Option<()> {
+    let (unit, layout) = current(ctx)?;
+    let request = Pointer {
+        address: register!(ctx, rbx),
+        pid: unit.pid,
+        more: 0,
+    };
+    let called = contexts::of(layout, request.address);
+    match parent(&unit, layout, register!(ctx, r14), called) {
+        Some(served) => {
+            let _ = GO_ROUND_TRIPS.insert(request, served, 0);
+        }
+        None => {
+            let _ = GO_ROUND_TRIPS.remove(request);
+        }
+    }
+    Some(())
+}
+
 /// HTTP/2 `clientStream.writeRequest(cs, req, …)` on a goroutine that the caller's made for the request.
 #[uprobe]
 pub fn go_write_request(ctx: ProbeContext) -> u32 {
@@ -579,9 +692,24 @@ pub fn go_write_request(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn write_request(ctx: &ProbeContext) -> Option<()> {
     let (unit, layout) = current(ctx)?;
-    let called = contexts::of(layout, register!(ctx, rbx));
+    let request = register!(ctx, rbx);
+    let parent = if layout[at::ASKS_MAKER] == 0 {
+        contexts::parent(&unit, contexts::of(layout, request), 1)
+    } else {
+        let request = Pointer {
+            address: request,
+            pid: unit.pid,
+            more: 0,
+        };
+        // SAFETY: plain, and written before this goroutine was made.
+        let told = unsafe { GO_ROUND_TRIPS.get(request) }.copied();
+        if told.is_some() {
+            let _ = GO_ROUND_TRIPS.remove(request);
+        }
+        told
+    };
     // The goroutine does nothing else: what its request is for, it executes for.
-    match contexts::parent(&unit, called, 1) {
+    match parent {
         Some(parent) => context::serve(&unit, &parent),
         None => context::leave(&unit),
     }
