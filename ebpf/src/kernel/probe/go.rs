@@ -92,6 +92,11 @@ static GO_HANDLED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
 #[map]
 static GO_WRITTEN: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
 
+/// A goroutine of the process that was there when its first request was served; what was begun
+/// later may descend from a request.
+#[map]
+static GO_SINCE: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
+
 /// On whose behalf the request is that a `*persistConn` carries, or that an `*http.Request` of HTTP/2 is.
 #[map]
 static GO_ROUND_TRIPS: LruHashMap<Pointer, StreamKey> = LruHashMap::with_max_entries(8192, 0);
@@ -333,6 +338,7 @@ pub fn go_handle_streams(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn handle_streams(ctx: &ProbeContext) -> Option<()> {
     let (unit, layout) = current(ctx)?;
+    serves_by(&unit);
     let transport = Pointer {
         address: register!(ctx, rax),
         pid: unit.pid,
@@ -374,7 +380,9 @@ fn transport(address: &Pointer, unit: &Unit, layout: &[u32], g: u64) -> Option<T
         return None;
     }
     // It began before the probes: a worker's maker reads nothing.
-    let connection = get(&GO_READERS, &maker(unit, layout, g)?)?;
+    let reader = maker(unit, layout, g)?;
+    let connection = get(&GO_READERS, &reader)?;
+    serves_by(&reader);
     serves(address, connection);
     // SAFETY: as above.
     unsafe { GO_TRANSPORTS.get(address) }.copied()
@@ -506,9 +514,20 @@ fn parent(unit: &Unit, layout: &[u32], g: u64, called: Option<[u64; 2]>) -> Opti
     if layout[at::ASKS_MAKER] == 0 {
         return None;
     }
-    // One that a served request's goroutine began may work for anybody by now.
-    context::standing(&maker(unit, layout, g)?)?;
-    Some(StreamKey::DOUBT)
+    // What a request began may work for anybody by now. Of those farther than its own goroutine's
+    // children it is only known that they are younger than the first request.
+    let maker = maker(unit, layout, g)?;
+    // SAFETY: an integer, written whole.
+    let young = || unsafe { GO_SINCE.get(unit.pid) }.is_some_and(|since| maker.id >= *since);
+    (context::standing(&maker).is_some() || young()).then_some(StreamKey::DOUBT)
+}
+
+/// A goroutine of the process serves requests.
+#[inline(always)]
+fn serves_by(unit: &Unit) {
+    if GO_SINCE.get_ptr(unit.pid).is_none() {
+        let _ = GO_SINCE.insert(unit.pid, unit.id, 0);
+    }
 }
 
 /// The call of `loopyWriter.writeHeader(l, streamID, endStream, hf []hpack.HeaderField, …)` for a new
@@ -579,6 +598,7 @@ fn serve_http(ctx: &ProbeContext) -> Option<()> {
         _ => shared.requests,
     };
     let _ = GO_HANDLED.insert(connection, number, 0);
+    serves_by(&unit);
     let request = StreamKey::served(connection, number);
     context::serve(&unit, &request);
     contexts::begins(unit.pid, layout, register!(ctx, rdi), &request);
@@ -650,6 +670,7 @@ fn run_handler(ctx: &ProbeContext) -> Option<()> {
     let id = user::<u32>(stream.wrapping_add(8))?;
     let connection = get(&GO_MAKERS, &maker(&unit, layout, register!(ctx, r14))?)?;
     let request = StreamKey::served(connection, id);
+    serves_by(&unit);
     context::serve(&unit, &request);
     contexts::begins(unit.pid, layout, register!(ctx, rcx), &request);
     Some(())
