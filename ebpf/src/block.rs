@@ -95,8 +95,8 @@ pub struct Field {
     pub flags: u8,
     /// One of [`name`].
     pub name: u8,
-    /// Must be 0.
-    pub reserved: u8,
+    /// 1: `flags` leave the head decision to whoever comes next.
+    pub open: u8,
     /// Trace id.
     pub trace_id: [u8; 16],
     /// Span id.
@@ -465,14 +465,49 @@ impl Block {
         }
     }
 
+    /// HTTP/1: the value of a field begins, one of [`name`].
+    #[inline(always)]
+    pub fn value_begins(&mut self, name: u8) {
+        self.name = name;
+        self.have = 0;
+        if name == name::SENTRY {
+            self.text[0] = b'0';
+            self.text[1] = b'0';
+            self.text[2] = b'-';
+            self.have = 3;
+        }
+    }
+
+    /// HTTP/1: a byte of the value.
+    #[inline(always)]
+    pub fn value_byte(&mut self, c: u8) {
+        self.put(c);
+    }
+
+    /// HTTP/1: whatever the value says, it is malformed.
+    #[inline(always)]
+    pub fn value_odd(&mut self) {
+        self.have = 1;
+    }
+
+    /// HTTP/1: the value is over.
+    #[inline(always)]
+    pub fn value_ends(&mut self) {
+        let mut field = self.field();
+        field.name = self.name;
+        self.find(field);
+    }
+
     /// What the value says.
     #[inline(always)]
     fn field(&mut self) -> Field {
         let mut fits = self.have == LENGTH as u8;
+        let mut open = 0;
         if self.name == name::SENTRY {
             // `{trace}-{span}` or `{trace}-{span}-{0|1}`: Sentry, "Distributed Tracing".
             let decided = self.have == 3 + 51;
             fits = decided || self.have == 3 + 49;
+            open = u8::from(!decided);
             self.text[54] = if decided { self.text[53] } else { b'1' };
             self.text[53] = b'0';
             if !decided {
@@ -484,6 +519,7 @@ impl Block {
         }
         let mut field = Field {
             state: state::MALFORMED,
+            open,
             ..Field::EMPTY
         };
         // SAFETY: the text has 64 bytes, an array of bytes has no alignment.
@@ -516,7 +552,7 @@ impl Field {
         state: state::ABSENT,
         flags: 0,
         name: name::OTHER,
-        reserved: 0,
+        open: 0,
         trace_id: [0; 16],
         span_id: [0; 8],
     };

@@ -1,5 +1,5 @@
 //! The contexts that come in: walks the elided stream of what a process
-//! receives (HTTP/2) and finds the context of each request, at the moment at
+//! receives and finds the context of each request, at the moment at
 //! which the process reads it.
 //!
 //! Bias: a context that may be there and can't be read is *unknown*, so that
@@ -8,13 +8,16 @@
 //! ```text
 //!   HEAD --HEADERS--> PREFIX > FRAGMENT --> SKIP (padding) --> HEAD
 //!        --CONTINUATION--------^
+//!        --HTTP/1 head-----> HTTP1 -----> HEAD
 //!        --anything else----------------> SKIP
 //!   (a response) --> IDLE: the process is a client here
 //! ```
 
-use tracewire_common::elided::{FRAME_HEADER, Head, flag, frame};
+use tracewire_common::elided::{FRAME_HEADER, HEAD_END, HEAD_TRUNCATED, Head, flag, frame};
 
-use crate::block::{Block, Piece, Table, sign};
+use crate::block::{Block, Piece, Table, sign, state as found};
+use crate::head::{Strict, Turn as HeadTurn, state};
+use crate::io::SIGHT;
 
 mod phase {
     pub const HEAD: u8 = 0;
@@ -22,6 +25,7 @@ mod phase {
     pub const PREFIX: u8 = 2;
     pub const FRAGMENT: u8 = 3;
     pub const IDLE: u8 = 4;
+    pub const HTTP1: u8 = 5;
 }
 
 /// One direction of a connection.
@@ -48,6 +52,8 @@ pub struct Inbound {
     /// 1: the next byte is the length of the padding.
     padded: u8,
     header: [u8; 32],
+    /// HTTP/1: the head under way.
+    strict: Strict,
     /// The block under way.
     pub block: Block,
     table: Table,
@@ -79,6 +85,7 @@ impl Inbound {
         flags: 0,
         padded: 0,
         header: [0; 32],
+        strict: Strict::START,
         block: Block::EMPTY,
         table: Table::EMPTY,
     };
@@ -90,6 +97,9 @@ impl Inbound {
             self.phase = phase::HEAD;
         }
         self.have = 0;
+        // Of a head that is under way the beginning may be missing.
+        self.strict.state = state::BAD;
+        self.block.begin();
         self.table.lose();
     }
 
@@ -135,6 +145,7 @@ impl Inbound {
                     return self.block_end();
                 }
             }
+            phase::HTTP1 => return self.lines(piece, left),
             _ => {
                 let n = if self.need < left { self.need } else { left };
                 self.at += n;
@@ -142,6 +153,49 @@ impl Inbound {
             }
         }
         Turn::More
+    }
+
+    /// In a piece of an HTTP/1 head.
+    #[inline(always)]
+    fn lines<P: Piece>(&mut self, piece: &P, left: u32) -> Turn {
+        let n = if self.need < left { self.need } else { left };
+        let mut turn = HeadTurn::Next;
+        let mut i = 0;
+        while i < SIGHT {
+            if i >= n {
+                break;
+            }
+            turn = self.strict.byte(&mut self.block, piece.byte(self.at.wrapping_add(i)));
+            i += 1;
+            if turn != HeadTurn::Next {
+                break;
+            }
+        }
+        self.at = self.at.wrapping_add(i);
+        self.need = self.need.wrapping_sub(i);
+        if turn == HeadTurn::Value {
+            self.block.value_ends();
+        }
+        if self.need == 0 { self.piece_end() } else { Turn::More }
+    }
+
+    /// A piece of an HTTP/1 head is over, and maybe the head.
+    #[inline(always)]
+    fn piece_end(&mut self) -> Turn {
+        self.phase = phase::HEAD;
+        if self.flags & HEAD_END == 0 {
+            return Turn::More;
+        }
+        if self.strict.state == state::BAD || self.flags & HEAD_TRUNCATED != 0 {
+            // Another one may be in what was not understood.
+            self.block.found[0].state = found::UNKNOWN;
+        }
+        self.strict = Strict::START;
+        if self.stream == 0 {
+            self.phase = phase::IDLE;
+            return Turn::More;
+        }
+        Turn::Request
     }
 
     #[inline(always)]
@@ -190,6 +244,17 @@ impl Inbound {
                 }
             }
             frame::CONTINUATION => return self.fragment(head.length),
+            frame::HEAD => {
+                if self.strict.state == state::START {
+                    self.block.begin();
+                }
+                self.stream = head.stream;
+                self.need = head.length;
+                self.phase = phase::HTTP1;
+                if head.length == 0 {
+                    return self.piece_end();
+                }
+            }
             frame::TRUNCATED | frame::PUSH_PROMISE => {
                 self.table.lose();
                 self.skip(head.length);
@@ -317,6 +382,92 @@ mod tests {
         found.clear();
         feed(&mut inbound, &more, &mut found);
         assert_eq!(found, [(7, state::ABSENT, sign::REQUEST | sign::UNNAMED)]);
+    }
+
+    fn head(to: &mut Vec<u8>, number: u32, text: &str) {
+        let mut pieces = text.as_bytes().chunks(SIGHT as usize).peekable();
+        while let Some(piece) = pieces.next() {
+            let last = pieces.peek().is_none();
+            put(to, frame::HEAD, u8::from(last), number, piece);
+        }
+        put(to, frame::BODY_END, 0, 0, &[0; 8]);
+    }
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn http1_is_read_in_any_case_at_every_cut() {
+        let mut bytes = Vec::new();
+        let own = std::format!("GET /a HTTP/1.1\r\nHost: x\r\nTraceParent: \t{PARENT} \r\nAccept: */*\r\n\r\n");
+        head(&mut bytes, 1, &own);
+        head(&mut bytes, 2, "POST /b?q HTTP/1.0\r\nContent-Length: 3\r\n\r\n");
+        let twice = std::format!("GET / HTTP/1.1\r\ntraceparent:{PARENT}\r\nTRACEPARENT:{PARENT}\r\n\r\n");
+        head(&mut bytes, 3, &twice);
+        let folded = std::format!("GET / HTTP/1.1\r\ntraceparent: {PARENT}\r\n x: y\r\n\r\n");
+        head(&mut bytes, 4, &folded);
+        let odd = std::format!("GET / HTTP/1.1\r\ntraceparent: {PARENT} x\r\n\r\n");
+        head(&mut bytes, 5, &odd);
+        let sentry = "GET / HTTP/1.1\r\nsentry-trace: 0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331\r\n\r\n";
+        head(&mut bytes, 6, sentry);
+        for cut in 0..=bytes.len() {
+            let mut inbound = Inbound::EMPTY;
+            let mut found = Vec::new();
+            let mut parts = Vec::new();
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                inbound.begin(part.len() as u32);
+                loop {
+                    match inbound.step(&Bytes(part)) {
+                        Turn::More => {}
+                        Turn::Done => break,
+                        Turn::Request => {
+                            found.push((inbound.stream, inbound.block.found[0].state));
+                            parts.push(inbound.block.found[1]);
+                        }
+                    }
+                }
+            }
+            let expected = [
+                (1, state::VALUE),
+                (2, state::ABSENT),
+                (3, state::MALFORMED),
+                (4, state::UNKNOWN),
+                (5, state::MALFORMED),
+                (6, state::ABSENT),
+            ];
+            assert_eq!(found, expected, "cut at {cut}");
+            assert_eq!(parts[5].state, state::VALUE);
+            assert_eq!(parts[4].state, state::ABSENT);
+        }
+    }
+
+    #[test]
+    fn after_a_gap_no_head_is_believed_until_one_began() {
+        let mut inbound = Inbound::EMPTY;
+        let mut bytes = Vec::new();
+        head(
+            &mut bytes,
+            1,
+            &std::format!("GET / HTTP/1.1\r\ntraceparent: {PARENT}\r\n\r\n"),
+        );
+        let mut found = Vec::new();
+        feed(&mut inbound, &bytes, &mut found);
+        inbound.lose();
+        let mut more = Vec::new();
+        head(&mut more, 3, "x: y\r\n\r\n");
+        head(&mut more, 4, "GET / HTTP/1.1\r\n\r\n");
+        feed(&mut inbound, &more, &mut found);
+        let states: Vec<_> = found.iter().map(|(number, state, _)| (*number, *state)).collect();
+        assert_eq!(states, [(1, state::VALUE), (3, state::UNKNOWN), (4, state::ABSENT)]);
+    }
+
+    #[test]
+    fn responses_of_http1_are_left_alone() {
+        let mut bytes = Vec::new();
+        head(&mut bytes, 0, "HTTP/1.1 200 OK\r\n\r\n");
+        head(&mut bytes, 1, "GET / HTTP/1.1\r\n\r\n");
+        let mut found = Vec::new();
+        feed(&mut Inbound::EMPTY.clone(), &bytes, &mut found);
+        assert_eq!(found, []);
     }
 
     #[test]

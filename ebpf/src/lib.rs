@@ -10,12 +10,14 @@
 pub mod block;
 pub mod bound;
 pub mod connection;
+pub mod head;
 pub mod http1;
 pub mod http2;
 pub mod inbound;
 pub mod io;
 pub mod order;
 pub mod outbound;
+pub mod outbound1;
 pub mod step;
 
 #[cfg(test)]

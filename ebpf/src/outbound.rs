@@ -18,10 +18,15 @@ use tracewire_common::inject::Fate;
 use tracewire_common::trace::{Context, Injected, LENGTH, NAME, SAMPLED, TraceParent};
 
 use crate::block::{self, Block, Piece, Table, sign};
+use crate::bound::opaque;
+use crate::head::Strict;
 use crate::http2::{PREFACE, PREFACE_TABLE, plausible};
+use crate::outbound1;
 
 /// Bytes of the field: a literal without indexing with a new name, both strings plain.
 pub const FIELD: usize = 3 + NAME.len() + LENGTH;
+/// Room for what is put in, bytes.
+pub const TEXT: usize = 72;
 /// Payload that every peer takes (RFC 9113 §6.5.2, SETTINGS_MAX_FRAME_SIZE).
 const FRAME_LIMIT: u32 = 16_384;
 /// Bytes that are looked at in one step, at most.
@@ -45,8 +50,10 @@ pub mod phase {
     pub const LOST: u8 = 5;
     /// Not to be touched any more.
     pub const DEAD: u8 = 6;
-    /// HTTP/1: see `outbound1`.
+    /// HTTP/1, in a head or between chunks: see [`crate::outbound1`].
     pub const HTTP1: u8 = 7;
+    /// HTTP/1, in a body.
+    pub const BODY1: u8 = 8;
 }
 
 /// Values of [`Outbound::proof`].
@@ -119,10 +126,18 @@ pub struct Outbound {
     pub enrolling: u8,
     /// The current frame's header.
     pub header: [u8; 32],
-    /// What is put in.
-    pub field: [u8; FIELD],
+    /// What is put in: [`FIELD`] bytes, or [`crate::outbound1::LINE`].
+    pub field: [u8; TEXT],
+    /// HTTP/1: bytes left of the body, or of the chunk.
+    pub body: u64,
+    /// HTTP/1: the head under way, or what stands between chunks.
+    pub strict: Strict,
+    /// HTTP/1: what the walk over the piece led to, a [`crate::head::Turn`].
+    pub turn: u8,
+    /// HTTP/1: 1: the body may be left out.
+    pub expects: u8,
     /// Must be 0.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 6],
     /// Where the walk stands in `piece`, and how many bytes are left.
     pub walked: u32,
     /// As said.
@@ -164,19 +179,27 @@ pub trait Message {
     /// Puts [`Outbound::field`] in at `at` and makes `length` the payload length of the
     /// frame that begins at 0.
     fn insert(&mut self, out: &mut Outbound, at: u32, length: u32) -> Inserted;
+    /// HTTP/1: puts the line in [`Outbound::field`] in at `at`.
+    fn insert_line(&mut self, out: &mut Outbound, at: u32) -> Inserted;
     /// Counts.
     fn fate(&mut self, fate: Fate);
+}
+
+/// A context as it goes to the wire.
+#[inline(always)]
+pub fn parent(context: &Context) -> TraceParent {
+    TraceParent {
+        trace_id: context.trace_id,
+        span_id: context.span_id,
+        // Level 1 knows no flag but this one, and some of its readers refuse others.
+        flags: context.flags & SAMPLED,
+    }
 }
 
 /// Writes the field as it goes into a block.
 #[inline(always)]
 pub fn write(context: &Context, bytes: &mut [u8; FIELD]) {
-    let context = TraceParent {
-        trace_id: context.trace_id,
-        span_id: context.span_id,
-        // Level 1 knows no flag but this one, and some of its readers refuse others.
-        flags: context.flags & SAMPLED,
-    };
+    let context = parent(context);
     bytes[0] = 0;
     bytes[1] = NAME.len() as u8;
     let mut i = 0;
@@ -191,7 +214,14 @@ pub fn write(context: &Context, bytes: &mut [u8; FIELD]) {
     context.write(unsafe { &mut *value.cast::<[u8; LENGTH]>() });
 }
 
-struct Bytes<'a>(&'a [u8; PIECE]);
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8; PIECE]);
+
+impl Bytes<'_> {
+    #[inline(always)]
+    pub(crate) fn at(&self, at: u32) -> u8 {
+        self.0[(opaque(u64::from(at)) & (PIECE as u64 - 1)) as usize]
+    }
+}
 
 impl Piece for Bytes<'_> {
     #[inline(always)]
@@ -225,8 +255,12 @@ impl Outbound {
         whole: 0,
         enrolling: 0,
         header: [0; 32],
-        field: [0; FIELD],
-        reserved: [0; 3],
+        field: [0; TEXT],
+        body: 0,
+        strict: Strict::START,
+        turn: 0,
+        expects: 0,
+        reserved: [0; 6],
         walked: 0,
         unwalked: 0,
         piece: [0; PIECE],
@@ -252,6 +286,8 @@ impl Outbound {
         }
         if self.phase == phase::SKIP && unseen <= self.need {
             self.need -= unseen;
+        } else if self.phase == phase::BODY1 && self.expects == 0 && u64::from(unseen) < self.body {
+            self.body -= u64::from(unseen);
         } else if self.phase != phase::DEAD {
             self.lose();
         }
@@ -271,6 +307,9 @@ impl Outbound {
     pub fn walk(&mut self) -> bool {
         if self.unwalked == 0 {
             return false;
+        }
+        if self.phase == phase::HTTP1 {
+            return self.walk_head();
         }
         let piece = Bytes(&self.piece);
         let n = self.block.step(&mut self.table, &piece, self.walked, self.unwalked);
@@ -310,6 +349,8 @@ pub fn step<M: Message>(out: &mut Outbound, message: &mut M) -> bool {
         phase::HEAD => head(out, message, left),
         phase::FRAGMENT => fragment(out, message, left),
         phase::START | phase::PREFACE => preface(out, message, left),
+        phase::HTTP1 => outbound1::lines(out, message, left),
+        phase::BODY1 => outbound1::body(out, message, left),
         _ => false,
     }
 }
@@ -317,7 +358,7 @@ pub fn step<M: Message>(out: &mut Outbound, message: &mut M) -> bool {
 /// Fetches the next `n` bytes, if they can be read; where they lie beyond what can, the run
 /// ends before `at`, so that the next one begins there.
 #[inline(always)]
-fn readable<M: Message>(out: &mut Outbound, message: &mut M, n: u32) -> bool {
+pub(crate) fn readable<M: Message>(out: &mut Outbound, message: &mut M, n: u32) -> bool {
     if out.at != 0 && message.window() < out.at + n {
         out.apply = out.at;
         return false;
@@ -327,7 +368,7 @@ fn readable<M: Message>(out: &mut Outbound, message: &mut M, n: u32) -> bool {
 
 /// Fetches the next `n` bytes of a frame that the run began with.
 #[inline(always)]
-fn fetch<M: Message>(out: &mut Outbound, message: &mut M, n: u32) -> bool {
+pub(crate) fn fetch<M: Message>(out: &mut Outbound, message: &mut M, n: u32) -> bool {
     let at = out.at;
     let end = at.saturating_add(n);
     if (message.window() >= end || message.linear(end)) && message.copy(out, at, n) {
@@ -362,7 +403,7 @@ fn preface<M: Message>(out: &mut Outbound, message: &mut M, left: u32) -> bool {
     if different != 0 {
         // HTTP/1 is told by its own bytes, from the first one on.
         out.phase = if have == 0 { phase::HTTP1 } else { phase::DEAD };
-        return false;
+        return have == 0;
     }
     out.at += n;
     out.phase = phase::PREFACE;
@@ -563,4 +604,4 @@ fn insert<M: Message>(out: &mut Outbound, message: &mut M, length: u32) -> Fate 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

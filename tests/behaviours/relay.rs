@@ -195,13 +195,12 @@ fn go_net_http_with_http2() -> Result<()> {
 #[test]
 fn what_the_wire_carries_is_what_the_spans_carry() -> Result<()> {
     let _turn = alone()?;
-    for (what, kind) in [("grpc-go", Kind::GO), ("tonic", Kind::RUST)] {
-        let relayed = relay::run_with(
-            Kind::GO,
-            &[kind; 3],
-            loads()[1],
-            &["--inject", "--inject-despite-trial"],
-        )?;
+    for (what, caller, kind) in [
+        ("grpc-go", Kind::GO, Kind::GO),
+        ("tonic", Kind::GO, Kind::RUST),
+        ("net/http", Kind::HTTP, Kind::HTTP),
+    ] {
+        let relayed = relay::run_with(caller, &[kind; 3], loads()[1], &["--inject"])?;
         relayed.assert_linked(what, 1.0);
         relayed.assert_contexts(what);
     }

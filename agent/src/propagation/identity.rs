@@ -308,7 +308,7 @@ impl Identities {
                 if self.requests.len() < OPEN + ENDED {
                     let key = key(role, connection, stream);
                     self.requests.insert(key, Box::new(request));
-                    if self.asked && role == Role::Server && version == Version::Http2 {
+                    if self.asked && role == Role::Server {
                         self.ask(key, start_ns, services);
                     }
                 }
@@ -322,7 +322,7 @@ impl Identities {
         let Some(request) = self.requests.get(&key) else { return };
         let rule = self.head.rule(&services.service(request.pid));
         let asks = match request.wire {
-            Some(_) => rule.is_untrusted(),
+            Some(_) => rule.is_untrusted() || request.undecided,
             None => rule.is_undecided(),
         };
         if asks && self.undecided.len() < WAITING {

@@ -3,6 +3,18 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 pub use tracewire_ebpf::bound::opaque;
 
+/// Another function works on `value` too, by way of its map: the compiler must neither keep
+/// back what was written to it nor know what is in it.
+#[inline(always)]
+pub fn shared<T>(value: &mut T) {
+    let mut at: *mut T = value;
+    // SAFETY: a move of a register to itself, which the compiler must take for one that may write the value.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) at, options(nostack, preserves_flags));
+    }
+    let _ = at;
+}
+
 /// Eight bytes of a map's value, big-endian, at any alignment: the compiler would read them one by one.
 ///
 /// # Safety

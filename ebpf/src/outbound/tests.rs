@@ -12,6 +12,7 @@ use tracewire_common::trace::Context;
 
 use super::{FIELD, Inserted, Message, Outbound, phase, step, write};
 use crate::http2::PREFACE;
+use crate::outbound1::{self, LINE};
 
 fn context(stream: u32) -> Context {
     Context {
@@ -61,14 +62,28 @@ impl Message for Write {
         self.room
     }
     fn context(&mut self, out: &mut Outbound) -> Result<(), Fate> {
-        write(&context(out.stream), &mut out.field);
+        if out.phase == phase::HTTP1 {
+            let mut line = [0; LINE];
+            outbound1::write(&context(out.stream), &mut line);
+            out.field[..LINE].copy_from_slice(&line);
+            return Ok(());
+        }
+        out.field[..FIELD].copy_from_slice(&field(&context(out.stream)));
         if out.stream == 99 { Err(Fate::NoContext) } else { Ok(()) }
     }
     fn insert(&mut self, out: &mut Outbound, at: u32, length: u32) -> Inserted {
         if self.works == Inserted::Done {
             let at = at as usize;
-            self.bytes.splice(at..at, out.field);
+            self.bytes.splice(at..at, out.field[..FIELD].iter().copied());
             self.bytes[..3].copy_from_slice(&length.to_be_bytes()[1..]);
+            self.window = self.bytes.len();
+        }
+        self.works
+    }
+    fn insert_line(&mut self, out: &mut Outbound, at: u32) -> Inserted {
+        if self.works == Inserted::Done {
+            let at = at as usize;
+            self.bytes.splice(at..at, out.field[..LINE].iter().copied());
             self.window = self.bytes.len();
         }
         self.works
@@ -79,13 +94,18 @@ impl Message for Write {
 }
 
 #[derive(Default)]
-struct Sent {
-    bytes: Vec<u8>,
-    fates: Vec<Fate>,
+pub(crate) struct Sent {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) fates: Vec<Fate>,
+}
+
+/// What goes out if all goes well.
+pub(crate) fn send_all(writes: &[&[u8]], element: usize) -> Vec<u8> {
+    send(&mut Outbound::EMPTY.clone(), writes, element, true, Inserted::Done).bytes
 }
 
 /// Sends writes as the kernel does: each run speaks for a part, the rest gets a run of its own.
-fn send(out: &mut Outbound, writes: &[&[u8]], element: usize, room: bool, works: Inserted) -> Sent {
+pub(crate) fn send(out: &mut Outbound, writes: &[&[u8]], element: usize, room: bool, works: Inserted) -> Sent {
     let mut sent = Sent::default();
     for write in writes {
         let mut rest = write.to_vec();

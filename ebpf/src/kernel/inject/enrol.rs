@@ -7,7 +7,7 @@
 //! without data (`tcp_bpf_recvmsg` of all kernels: a signal, a reset, the
 //! acknowledgement of the own FIN), which nobody expects who blocks in reads.
 //! So only sockets that do not block are followed, and within its first write
-//! a socket is let go that blocks by now, or does not speak HTTP/2.
+//! a socket is let go that blocks by now, or does not speak HTTP.
 
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
@@ -194,8 +194,10 @@ fn writes(ops: *mut bpf_sock_ops) {
         if out.phase == phase::START {
             return;
         }
-        stays = matches!(out.phase, phase::PREFACE | phase::HEAD | phase::SKIP | phase::FRAGMENT)
-            && never_blocks(address(ops));
+        stays = matches!(
+            out.phase,
+            phase::PREFACE | phase::HEAD | phase::SKIP | phase::FRAGMENT | phase::HTTP1 | phase::BODY1
+        ) && never_blocks(address(ops));
         if !stays {
             out.phase = phase::DEAD;
             // What was put in must be known as long as the socket lives.

@@ -14,11 +14,13 @@ use tracewire_common::inject::{self, Fate};
 use tracewire_common::link::StreamKey;
 use tracewire_common::settings::watch;
 use tracewire_common::trace::{Injected, SAMPLED, mint};
+use tracewire_ebpf::connection::{Flow, phase as seen};
 use tracewire_ebpf::outbound::{FIELD, Inserted, Message, Outbound, PIECE, Told, phase, step, write};
+use tracewire_ebpf::outbound1::{self, LINE};
 
 use super::{count, followed, head, outbound, served};
 use crate::kernel::maps::{self, offset};
-use crate::kernel::memory::{kernel, opaque};
+use crate::kernel::memory::{kernel, opaque, shared};
 use crate::kernel::{emit, probe};
 
 /// Frames of one run at most; what follows gets a run of its own.
@@ -162,7 +164,11 @@ pub extern "C" fn prepare(cookie: u64) -> u32 {
     let Some(out) = outbound(cookie) else { return 0 };
     // SAFETY: a live element of a map, which only the socket's holder writes.
     let out = unsafe { &mut *out };
-    let request = match probe::parent_of_written(cookie, out.stream) {
+    let http1 = out.phase == phase::HTTP1;
+    if http1 && !counted(cookie, out.requests) {
+        return 0;
+    }
+    let request = match probe::parent_of_written(cookie, out.stream, http1) {
         Some(request) => request,
         None => StreamKey::NONE,
     };
@@ -204,8 +210,30 @@ pub extern "C" fn prepare(cookie: u64) -> u32 {
         injected.context.flags = u8::from(rule.keeps(&minted.trace_id)) * SAMPLED;
     }
     let context = injected.context;
-    write(&context, &mut out.field);
+    if http1 {
+        // SAFETY: the first of the field's bytes, which have no alignment.
+        outbound1::write(&context, unsafe { &mut *(&raw mut out.field).cast::<[u8; LINE]>() });
+    } else {
+        // SAFETY: as above.
+        write(&context, unsafe { &mut *(&raw mut out.field).cast::<[u8; FIELD]>() });
+    }
     1
+}
+
+/// Whether the observer has counted as many requests of HTTP/1 on a connection: it names them by
+/// their number, and what it missed, or has not seen yet, would be called otherwise.
+#[inline(always)]
+fn counted(cookie: u64, requests: u32) -> bool {
+    let Some(connection) = maps::connection(cookie) else {
+        return requests == 0;
+    };
+    // SAFETY: a live element of a map.
+    let flows: *const Flow = unsafe { &raw const (*connection).flows }.cast();
+    let flow = flows.wrapping_add(usize::from(direction::SEND));
+    // SAFETY: as above; there are two flows.
+    let phase = unsafe { (*flow).phase };
+    // SAFETY: a live element of a map.
+    phase < seen::LOST && unsafe { (*connection).shared.requests } == requests
 }
 
 impl Run {
@@ -215,11 +243,11 @@ impl Run {
         unsafe { bpf_msg_pull_data(self.msg, from, to, 0) == 0 }
     }
 
-    /// Takes the field out again.
+    /// Takes `n` bytes out again.
     #[inline(always)]
-    fn back(&mut self, at: u32) -> Inserted {
+    fn back(&mut self, at: u32, n: usize) -> Inserted {
         // SAFETY: the program's own context; the kernel checks the range.
-        if unsafe { bpf_msg_pop_data(self.msg, at, FIELD as u32, 0) } != 0 {
+        if unsafe { bpf_msg_pop_data(self.msg, at, n as u32, 0) } != 0 {
             self.broken = 1;
         }
         Inserted::RolledBack
@@ -269,8 +297,10 @@ impl Message for Run {
     }
 
     #[inline(always)]
-    fn walk(&mut self, _out: &mut Outbound, n: u32) {
+    fn walk(&mut self, out: &mut Outbound, n: u32) {
+        shared(out);
         walk_piece(self.cookie, n);
+        shared(out);
     }
 
     #[inline(always)]
@@ -293,8 +323,11 @@ impl Message for Run {
     }
 
     #[inline(always)]
-    fn context(&mut self, _out: &mut Outbound) -> Result<(), Fate> {
-        match prepare(self.cookie) {
+    fn context(&mut self, out: &mut Outbound) -> Result<(), Fate> {
+        shared(out);
+        let known = prepare(self.cookie);
+        shared(out);
+        match known {
             0 => Err(Fate::NoContext),
             2 => Err(Fate::Undecided),
             _ => Ok(()),
@@ -308,11 +341,11 @@ impl Message for Run {
             return Inserted::Refused;
         }
         if !self.pull(at, at + FIELD as u32) {
-            return self.back(at);
+            return self.back(at, FIELD);
         }
         let (data, end) = bounds(self.msg);
         if data + FIELD > end {
-            return self.back(at);
+            return self.back(at, FIELD);
         }
         let mut i = 0;
         while i < FIELD {
@@ -321,11 +354,11 @@ impl Message for Run {
             i += 1;
         }
         if !self.pull(0, 9) {
-            return self.back(at);
+            return self.back(at, FIELD);
         }
         let (data, end) = bounds(self.msg);
         if data + 3 > end {
-            return self.back(at);
+            return self.back(at, FIELD);
         }
         let bytes = [(length >> 16) as u8, (length >> 8) as u8, length as u8];
         // SAFETY: inside the message (just checked, as the verifier asks).
@@ -334,6 +367,32 @@ impl Message for Run {
         let end = length + 9;
         // Bytes that lie apart would go out as segments of their own. If it fails they do.
         self.pull(0, if size <= CONTIGUOUS { size } else { end });
+        self.tell(out);
+        Inserted::Done
+    }
+
+    #[inline(always)]
+    fn insert_line(&mut self, out: &mut Outbound, at: u32) -> Inserted {
+        // SAFETY: the program's own context; the kernel checks the range.
+        if unsafe { bpf_msg_push_data(self.msg, at, LINE as u32, 0) } != 0 {
+            return Inserted::Refused;
+        }
+        if !self.pull(at, at + LINE as u32) {
+            return self.back(at, LINE);
+        }
+        let (data, end) = bounds(self.msg);
+        if data + LINE > end {
+            return self.back(at, LINE);
+        }
+        let mut i = 0;
+        while i < LINE {
+            // SAFETY: inside the message (just checked, as the verifier asks).
+            unsafe { *((data + i) as *mut u8) = out.field[i] };
+            i += 1;
+        }
+        // Bytes that lie apart would go out as segments of their own. If it fails they do.
+        let size = member!(self.msg, size);
+        self.pull(0, if size <= CONTIGUOUS { size } else { at + LINE as u32 + 2 });
         self.tell(out);
         Inserted::Done
     }

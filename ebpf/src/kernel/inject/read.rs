@@ -3,7 +3,6 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
-use tracewire_common::event::flags;
 use tracewire_common::link::StreamKey;
 use tracewire_common::trace::{Context, SAMPLED, mint};
 use tracewire_ebpf::block::{Piece, sign, state};
@@ -45,7 +44,7 @@ pub extern "C" fn contexts(slot: u32) -> u32 {
     let Some(scratch) = maps::scratch(slot) else { return 0 };
     // SAFETY: a live element of a per-CPU map that only this program uses on this CPU.
     let parts = unsafe { &mut *scratch };
-    if parts.cursor.records == 0 || parts.header.flags & flags::HTTP1 != 0 {
+    if parts.cursor.records == 0 {
         return 0;
     }
     let connection = parts.header.connection;
@@ -124,14 +123,17 @@ pub extern "C" fn store(slot: u32) -> u32 {
         undecided: u8::from(rule.is_undecided()),
         reserved: [0; 5],
     };
-    let found = &inbound.block.found[0];
+    let mut found = &inbound.block.found[0];
+    let unnamed = inbound.block.signs & sign::UNNAMED != 0;
+    if found.state == state::ABSENT && !unnamed {
+        found = &inbound.block.found[1];
+    }
     if found.state == state::VALUE {
         context.trace_id = found.trace_id;
         context.parent = found.span_id;
         context.flags = found.flags;
-        context.undecided = u8::from(rule.is_untrusted());
-    } else if found.state == state::UNKNOWN || found.state == state::ABSENT && inbound.block.signs & sign::UNNAMED != 0
-    {
+        context.undecided = u8::from(rule.is_untrusted()) | found.open;
+    } else if found.state == state::UNKNOWN || found.state == state::ABSENT && unnamed {
         context.unknown = 1;
     }
     let _ = SERVED.insert(request, context, 0);

@@ -292,6 +292,15 @@ pub fn writing(pid: u32, stream: u32, regs: u64) -> Option<StreamKey> {
         .filter(StreamKey::is_some)
 }
 
+/// The same of the request that a connection's goroutine of `net/http` writes by HTTP/1.
+#[inline(always)]
+pub fn writing_http1(pid: u32, regs: u64) -> Option<StreamKey> {
+    let layout = layout(pid, runtime::GO)?;
+    let unit = goroutine(pid, layout, kernel::<u64>(regs.wrapping_add(PT_REGS_R14))?)?;
+    // SAFETY: plain, and only this goroutine's programs write it.
+    unsafe { GO_WRITES_FOR.get(unit) }.copied().filter(StreamKey::is_some)
+}
+
 /// `http2Server.operateHeaders(t, ctx, frame *http2.MetaHeadersFrame, …)` on the reader goroutine.
 #[uprobe]
 pub fn go_operate_headers(ctx: ProbeContext) -> u32 {

@@ -71,16 +71,20 @@ pub(crate) use register;
 /// The served request on whose behalf `connection/stream` is made, whose header fields the
 /// current thread is writing: the runtime may know the writer before it knows the socket.
 #[inline(always)]
-pub fn parent_of_written(connection: u64, stream: u32) -> Option<StreamKey> {
+pub fn parent_of_written(connection: u64, stream: u32, http1: bool) -> Option<StreamKey> {
     if let Some(parent) = context::parent(connection, stream) {
         return Some(parent);
     }
     // SAFETY: a helper without arguments.
     let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     if maps::runs(pid, runtime::GO) {
-        return go::writing(pid, stream, registers());
+        return if http1 {
+            go::writing_http1(pid, registers())
+        } else {
+            go::writing(pid, stream, registers())
+        };
     }
-    if maps::runs(pid, runtime::TOKIO) {
+    if !http1 && maps::runs(pid, runtime::TOKIO) {
         return tokio::writing(pid, stream);
     }
     None
