@@ -3,14 +3,22 @@
 
 use anyhow::{Result, ensure};
 
+use crate::full;
+
 /// HTTP/2's connection preface (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How the field begins that an injector puts in: a literal without indexing, its name, the value's length.
 const FIELD: &[u8] = b"\x00\x0btraceparent\x37";
 /// All of it.
 const FIELD_BYTES: usize = 69;
-/// Bodies of the requests of [`Kind::Http2`].
+/// How the line begins that an injector puts in a head of HTTP/1.1.
+const LINE: &[u8] = b"traceparent: 00-";
+/// All of it.
+const LINE_BYTES: usize = 70;
+/// Bodies of the requests of [`Kind::Http2`] and [`Kind::Http1`].
 const BODIES: [usize; 12] = [1, 2, 9, 68, 69, 70, 1000, 16_384, 16_385, 175_000, 1 << 20, 16 << 20];
+/// The longest body, where time does not matter.
+const LONGEST: usize = 64 << 20;
 /// Bytes that come back.
 pub const ANSWER: usize = 4 << 20;
 
@@ -19,6 +27,10 @@ pub const ANSWER: usize = 4 << 20;
 pub enum Kind {
     /// Requests with bodies from 1 byte to 16 MiB.
     Http2,
+    /// Requests of HTTP/1.1 with such bodies, counted and in chunks, full of what looks like requests.
+    Http1,
+    /// What only looks like HTTP/1.1: heads that some would read otherwise, then requests.
+    Odd1,
     /// What only looks like HTTP/2: the preface, then frames that no client sends.
     Tunnel,
     /// What a server sends.
@@ -31,7 +43,15 @@ pub enum Kind {
 
 impl Kind {
     /// All.
-    pub const ALL: [Kind; 5] = [Kind::Http2, Kind::Tunnel, Kind::Response, Kind::Tls, Kind::Yamux];
+    pub const ALL: [Kind; 7] = [
+        Kind::Http2,
+        Kind::Http1,
+        Kind::Odd1,
+        Kind::Tunnel,
+        Kind::Response,
+        Kind::Tls,
+        Kind::Yamux,
+    ];
 
     /// Its bytes, the same at each call.
     pub fn bytes(self) -> Vec<u8> {
@@ -40,7 +60,7 @@ impl Kind {
             Kind::Http2 => {
                 out.extend(PREFACE);
                 frame(&mut out, 4, 0, 0, &[]);
-                for (i, size) in BODIES.into_iter().enumerate() {
+                for (i, size) in bodies().into_iter().enumerate() {
                     let stream = 2 * i as u32 + 1;
                     frame(&mut out, 1, 4, stream, &block(i));
                     let body = noise(stream, size);
@@ -48,6 +68,33 @@ impl Kind {
                     for (n, part) in body.chunks(16_384).enumerate() {
                         frame(&mut out, 0, u8::from(n == last), stream, part);
                     }
+                }
+            }
+            Kind::Http1 => {
+                for (i, size) in bodies().into_iter().enumerate() {
+                    let body: Vec<u8> = INNER.iter().copied().cycle().take(size).collect();
+                    if i % 2 == 0 {
+                        out.extend(
+                            format!("POST /{i} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n").as_bytes(),
+                        );
+                        out.extend(&body);
+                        continue;
+                    }
+                    out.extend(
+                        format!("PUT /{i} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes(),
+                    );
+                    for part in body.chunks(5000 + 3000 * i) {
+                        out.extend(format!("{:x}\r\n", part.len()).as_bytes());
+                        out.extend(part);
+                        out.extend(b"\r\n");
+                    }
+                    out.extend(b"0\r\n\r\n");
+                }
+            }
+            Kind::Odd1 => {
+                out.extend(b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n");
+                for _ in 0..1000 {
+                    out.extend(INNER);
                 }
             }
             Kind::Tunnel => {
@@ -85,6 +132,9 @@ impl Kind {
     /// The first byte that is another.
     pub fn compare(self, arrived: &[u8]) -> Result<usize> {
         let sent = self.bytes();
+        if self == Kind::Http1 {
+            return lines(&sent, arrived);
+        }
         if self != Kind::Http2 {
             ensure!(arrived == sent, "{self:?}: changed");
             return Ok(0);
@@ -125,8 +175,54 @@ impl Kind {
 
     /// Requests in it.
     pub fn requests(self) -> usize {
-        if self == Kind::Http2 { BODIES.len() } else { 0 }
+        match self {
+            Kind::Http2 | Kind::Http1 => bodies().len(),
+            _ => 0,
+        }
     }
+}
+
+/// What no injector may take for a request of its own.
+const INNER: &[u8] = b"GET / HTTP/1.1\r\nHost: inner\r\n\r\n";
+
+fn bodies() -> Vec<usize> {
+    let mut bodies = BODIES.to_vec();
+    if full() {
+        bodies.push(LONGEST);
+    }
+    bodies
+}
+
+/// Compares what arrived of HTTP/1.1; how many lines were put in: at the end of a head, and nowhere else.
+fn lines(sent: &[u8], arrived: &[u8]) -> Result<usize> {
+    let (mut at, mut of, mut lines) = (0, 0, 0);
+    while of < sent.len() {
+        let same = sent[of..]
+            .iter()
+            .zip(&arrived[at..])
+            .take_while(|(a, b)| a == b)
+            .count();
+        (at, of) = (at + same, of + same);
+        if of == sent.len() {
+            break;
+        }
+        let line = arrived.get(at..at + LINE_BYTES).unwrap_or_default();
+        ensure!(
+            line.starts_with(LINE) && line.ends_with(b"\r\n") && sent[..of].ends_with(b"\r\n"),
+            "at byte {at} of {}: changed",
+            arrived.len()
+        );
+        ensure!(
+            sent[of..].starts_with(b"\r\n"),
+            "at byte {at}: not at the end of a head"
+        );
+        let head = sent[..of].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        ensure!(!head.windows(5).any(|w| w == b"inner"), "at byte {at}: in a body");
+        at += LINE_BYTES;
+        lines += 1;
+    }
+    ensure!(at == arrived.len(), "{} bytes too many", arrived.len() - at);
+    Ok(lines)
 }
 
 fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
