@@ -102,6 +102,8 @@ pub struct Offsets {
     pub sk_wmem_queued: u32,
     /// `sock.__sk_common.skc_prot`
     pub sk_prot: u32,
+    /// `sock.__sk_common.skc_flags`
+    pub sk_flags: u32,
     /// `proto.memory_pressure`
     pub proto_memory_pressure: u32,
 }

@@ -33,6 +33,8 @@ pub mod bit {
 const STATES: usize = 128;
 /// Classes of bytes: ASCII, with 127 for the rest.
 const CLASSES: usize = 128;
+/// Bytes that are read in one go: more would only cost the verifier.
+pub const GO: u32 = 16;
 /// Longest Content-Length, and size of a chunk, that is believed.
 const MOST: u64 = 1 << 56;
 

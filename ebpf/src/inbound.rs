@@ -16,8 +16,7 @@
 use tracewire_common::elided::{FRAME_HEADER, HEAD_END, HEAD_TRUNCATED, Head, flag, frame};
 
 use crate::block::{Block, Piece, Table, sign, state as found};
-use crate::head::{Strict, Turn as HeadTurn, state};
-use crate::io::SIGHT;
+use crate::head::{GO, Strict, Turn as HeadTurn, state};
 
 mod phase {
     pub const HEAD: u8 = 0;
@@ -161,7 +160,7 @@ impl Inbound {
         let n = if self.need < left { self.need } else { left };
         let mut turn = HeadTurn::Next;
         let mut i = 0;
-        while i < SIGHT {
+        while i < GO {
             if i >= n {
                 break;
             }
@@ -297,6 +296,7 @@ mod tests {
 
     use super::*;
     use crate::block::state;
+    use crate::io::SIGHT;
 
     struct Bytes<'a>(&'a [u8]);
 

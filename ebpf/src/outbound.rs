@@ -31,6 +31,8 @@ pub const TEXT: usize = 72;
 const FRAME_LIMIT: u32 = 16_384;
 /// Bytes that are looked at in one step, at most.
 pub const PIECE: usize = 256;
+/// Frames whose beginnings are remembered: as many as the longest run may have of 16 KiB, and more.
+pub const MARKS: usize = 64;
 /// What the field adds to a header list (RFC 9113 §6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE).
 const LIST_BYTES: u32 = (NAME.len() + LENGTH) as u32 + 32;
 
@@ -74,6 +76,16 @@ pub struct Told {
     pub header: Header,
     /// What was put in.
     pub injected: Injected,
+}
+
+/// Where a frame without a header block began.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// TCP sequence number of its first byte.
+    pub sequence: u32,
+    /// Bytes of its payload.
+    pub length: u32,
 }
 
 /// What is remembered of a connection that requests are sent on.
@@ -136,8 +148,14 @@ pub struct Outbound {
     pub turn: u8,
     /// HTTP/1: 1: the body may be left out.
     pub expects: u8,
+    /// 1: the run began before the end of the last one, whose write ended early.
+    pub resumed: u8,
     /// Must be 0.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 1],
+    /// How many of `marks` hold; the latest is that of the number less one, modulo their number.
+    pub marked: u32,
+    /// The latest frames since the last header block.
+    pub marks: [Mark; MARKS],
     /// Where the walk stands in `piece`, and how many bytes are left.
     pub walked: u32,
     /// As said.
@@ -169,7 +187,7 @@ pub trait Message {
     fn linear(&mut self, n: u32) -> bool;
     /// Copies bytes `at..at + n`, which can be read, to the first of [`Outbound::piece`]; `n` is at most [`PIECE`].
     fn copy(&mut self, out: &mut Outbound, at: u32, n: u32) -> bool;
-    /// Walks the first `n` bytes of [`Outbound::piece`], [`Outbound::walk`].
+    /// Walks the first `n` bytes of [`Outbound::piece`]: [`Outbound::walk_block`], or of HTTP/1 [`Outbound::walk_head`].
     fn walk(&mut self, out: &mut Outbound, n: u32);
     /// Whether the next `n` bytes are certain to fit the send buffer.
     fn room(&mut self, n: u32) -> bool;
@@ -260,7 +278,10 @@ impl Outbound {
         strict: Strict::START,
         turn: 0,
         expects: 0,
-        reserved: [0; 6],
+        resumed: 0,
+        reserved: [0; 1],
+        marked: 0,
+        marks: [Mark { sequence: 0, length: 0 }; MARKS],
         walked: 0,
         unwalked: 0,
         piece: [0; PIECE],
@@ -281,7 +302,12 @@ impl Outbound {
         self.at = 0;
         self.apply = 0;
         self.whole = 0;
+        self.resumed = 0;
         if unseen == 0 {
+            return;
+        }
+        if unseen >> 31 != 0 && self.proof == proof::SETTINGS && self.back(sequence) {
+            self.resumed = 1;
             return;
         }
         if self.phase == phase::SKIP && unseen <= self.need {
@@ -293,23 +319,64 @@ impl Outbound {
         }
     }
 
+    /// A write ended early: goes back to where the sender stands. False: that can't be told.
+    #[inline(always)]
+    fn back(&mut self, sequence: u32) -> bool {
+        if !matches!(self.phase, phase::HEAD | phase::SKIP) {
+            return false;
+        }
+        let mut i = 0;
+        while i < MARKS as u32 {
+            if self.marked == 0 {
+                return false;
+            }
+            let mark = self.marks[(opaque(u64::from(self.marked - 1)) & (MARKS as u64 - 1)) as usize];
+            let inside = sequence.wrapping_sub(mark.sequence);
+            if inside >> 31 == 0 {
+                let whole = mark.length.wrapping_add(FRAME_HEADER as u32);
+                if inside != 0 && (inside < FRAME_HEADER as u32 || inside > whole) {
+                    return false;
+                }
+                self.have = 0;
+                if inside == 0 {
+                    self.marked -= 1;
+                    self.skip(0);
+                } else {
+                    self.skip(whole - inside);
+                }
+                return true;
+            }
+            self.marked -= 1;
+            i += 1;
+        }
+        false
+    }
+
+    /// Bytes left of a frame that nothing is to be put in; None: the run is elsewhere.
+    #[inline(always)]
+    pub fn left(&self) -> Option<u32> {
+        match self.phase {
+            phase::HEAD if self.have == 0 => Some(0),
+            phase::SKIP => Some(self.need),
+            _ => None,
+        }
+    }
+
     /// Bytes went by unseen.
     #[inline(always)]
     pub fn lose(&mut self) {
         self.phase = phase::LOST;
+        self.marked = 0;
         self.have = 0;
         self.open = 0;
         self.table.lose();
     }
 
-    /// One step of the walk over the piece. False: it is over.
+    /// One step of the walk over the piece, as a part of a block. False: it is over.
     #[inline(always)]
-    pub fn walk(&mut self) -> bool {
+    pub fn walk_block(&mut self) -> bool {
         if self.unwalked == 0 {
             return false;
-        }
-        if self.phase == phase::HTTP1 {
-            return self.walk_head();
         }
         let piece = Bytes(&self.piece);
         let n = self.block.step(&mut self.table, &piece, self.walked, self.unwalked);
@@ -444,6 +511,16 @@ fn head<M: Message>(out: &mut Outbound, message: &mut M, left: u32) -> bool {
         return false;
     }
     out.have = 0;
+    if block {
+        out.marked = 0;
+    } else {
+        let mark = Mark {
+            sequence: out.next.wrapping_add(out.at).wrapping_sub(have),
+            length: head.length,
+        };
+        out.marks[(opaque(u64::from(out.marked)) & (MARKS as u64 - 1)) as usize] = mark;
+        out.marked = out.marked.wrapping_add(1);
+    }
     if !allowed(out, &head) {
         out.phase = phase::DEAD;
         return false;

@@ -16,8 +16,7 @@ use tracewire_common::inject::Fate;
 use tracewire_common::trace::{Context, LENGTH, NAME};
 
 use crate::block::state as found;
-use crate::head::{Strict, Turn, bit, state};
-use crate::io::SIGHT;
+use crate::head::{GO, Strict, Turn, bit, state};
 use crate::outbound::{Bytes, Inserted, Message, Outbound, PIECE, fetch, parent, phase, readable};
 
 /// Bytes of the line: name, colon, space, value, CRLF.
@@ -51,7 +50,7 @@ impl Outbound {
     pub fn walk_head(&mut self) -> bool {
         let mut turn = Turn::Next;
         let mut i = 0;
-        while i < SIGHT {
+        while i < GO {
             if self.unwalked == 0 {
                 break;
             }

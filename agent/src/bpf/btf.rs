@@ -241,6 +241,7 @@ impl Btf {
             sk_sndbuf: may("sock.sk_sndbuf"),
             sk_wmem_queued: may("sock.sk_wmem_queued"),
             sk_prot: may("sock.__sk_common.skc_prot"),
+            sk_flags: may("sock.__sk_common.skc_flags"),
             proto_memory_pressure: may("proto.memory_pressure"),
         })
     }

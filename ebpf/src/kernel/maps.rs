@@ -216,6 +216,7 @@ static OFFSETS: Offsets = Offsets {
     sk_sndbuf: 0,
     sk_wmem_queued: 0,
     sk_prot: 0,
+    sk_flags: 0,
     proto_memory_pressure: 0,
 };
 

@@ -56,7 +56,11 @@ impl Message for Write {
     fn walk(&mut self, out: &mut Outbound, n: u32) {
         out.walked = 0;
         out.unwalked = n;
-        while out.walk() {}
+        if out.phase == phase::HTTP1 {
+            while out.walk_head() {}
+        } else {
+            while out.walk_block() {}
+        }
     }
     fn room(&mut self, _n: u32) -> bool {
         self.room
@@ -367,5 +371,66 @@ proptest::proptest! {
         let sent = send(&mut Outbound::EMPTY.clone(), &[&all[..cut], &all[cut..]], element, true, Inserted::Done);
         let injected = sent.fates.iter().filter(|f| **f == Fate::Injected).count();
         assert_eq!(sent.bytes.len(), all.len() + injected * FIELD);
+    }
+}
+
+/// A connection whose large message was cut by a full send buffer, and what follows.
+#[test]
+fn after_a_write_that_ended_early_requests_get_theirs_again() {
+    let mut bytes = PREFACE.to_vec();
+    put(&mut bytes, frame::SETTINGS, 0, 0, &[]);
+    put(&mut bytes, frame::HEADERS, flag::END_HEADERS, 1, BLOCK);
+    let begin = bytes.len();
+    for n in 0..20u8 {
+        put(&mut bytes, frame::DATA, 0, 1, &[n; 100]);
+    }
+    let end = bytes.len();
+    let mut next = Vec::new();
+    put(&mut next, frame::HEADERS, flag::END_HEADERS, 3, AGAIN);
+    for accepted in begin..=end {
+        let mut out = Outbound::EMPTY;
+        let first = send(&mut out, &[&bytes], 10_000, true, Inserted::Done);
+        assert_eq!(first.fates, [Fate::Injected]);
+        // The kernel took less; the rest comes again, and the first of it passes unseen.
+        for unseen in [0, (end - accepted) / 2, end - accepted] {
+            let mut out = out;
+            let at = (FIELD + accepted + unseen) as u32;
+            out.begin((end - accepted - unseen) as u32, at);
+            let inside = (accepted + unseen - begin) % 109;
+            if accepted + unseen < end && inside > 0 && inside < 9 {
+                assert_eq!(out.phase, phase::LOST, "{accepted} {unseen}");
+                continue;
+            }
+            let left = if inside == 0 { 0 } else { 109 - inside };
+            assert_eq!(out.left(), Some(left as u32), "{accepted} {unseen}");
+            let rest = [&bytes[accepted + unseen..], &next].concat();
+            let mut message = Write {
+                window: rest.len(),
+                bytes: rest,
+                room: true,
+                works: Inserted::Done,
+                fates: Vec::new(),
+            };
+            out.begin(message.bytes.len() as u32, at);
+            while step(&mut out, &mut message) {}
+            // The request begins a run of its own.
+            assert_eq!(out.apply as usize, end - accepted - unseen, "{accepted} {unseen}");
+            assert_eq!(out.phase, phase::HEAD);
+        }
+    }
+}
+
+/// What was in a block may have come again differently: its table is not known.
+#[test]
+fn a_write_that_ended_within_a_request_loses_the_rest() {
+    let mut bytes = PREFACE.to_vec();
+    put(&mut bytes, frame::SETTINGS, 0, 0, &[]);
+    let begin = bytes.len();
+    put(&mut bytes, frame::HEADERS, flag::END_HEADERS, 1, BLOCK);
+    for accepted in 1..=begin + 8 {
+        let mut out = Outbound::EMPTY;
+        send(&mut out, &[&bytes], 10_000, true, Inserted::Done);
+        out.begin(1, accepted as u32);
+        assert_eq!(out.phase, phase::LOST, "{accepted}");
     }
 }

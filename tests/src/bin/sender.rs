@@ -2,7 +2,8 @@
 //! streams of those numbers ([`tracewire_tests::bytes::Kind::ALL`]) there, one
 //! connection each, half-closes, and reads the answer until its end. Its
 //! sockets never block; it waits by edge-triggered epoll. With `late` instead of a
-//! number the socket blocks from behind its first write on. Writes a line at the end.
+//! number the socket blocks from behind its first write on, with `zerocopy` the kernel
+//! takes the bytes without a copy and tells which it has done with. Writes a line at the end.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -129,10 +130,88 @@ fn send_late(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// Sends by MSG_ZEROCOPY from the second write on, and waits until the kernel has told of each call, once.
+fn send_zerocopy(address: SocketAddr) -> Result<()> {
+    let mut stream = connect(address)?;
+    std::thread::sleep(Duration::from_millis(50));
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value lies at the address and has the size that are given.
+    let set = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ZEROCOPY,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    ensure!(set == 0, "SO_ZEROCOPY: {}", std::io::Error::last_os_error());
+    let bytes = Kind::Http2.bytes();
+    stream.write_all(&bytes[..200])?;
+    let (mut at, mut calls) = (200, 0u64);
+    while at < bytes.len() {
+        let piece = &bytes[at..(at + 50_000).min(bytes.len())];
+        let flags = libc::MSG_ZEROCOPY | libc::MSG_NOSIGNAL;
+        // SAFETY: the piece lies there until the end of this function, which waits for the kernel.
+        let n = unsafe { libc::send(stream.as_raw_fd(), piece.as_ptr().cast(), piece.len(), flags) };
+        match usize::try_from(n) {
+            Ok(n) => {
+                at += n;
+                calls += 1;
+            }
+            Err(_) => {
+                let error = std::io::Error::last_os_error();
+                let full = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS));
+                ensure!(full, "send: {error}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    stream.shutdown(Shutdown::Write)?;
+    let start = std::time::Instant::now();
+    let mut next = 0;
+    while next < calls {
+        ensure!(
+            start.elapsed() < Duration::from_secs(20),
+            "the kernel told of {next} of {calls} calls"
+        );
+        match told(&stream) {
+            Some((first, last)) => {
+                ensure!(u64::from(first) == next, "told of call {first} in place of {next}");
+                next = u64::from(last) + 1;
+            }
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    ensure!(next == calls, "told of {next} of {calls} calls");
+    stream.set_nonblocking(false)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    ensure!(answer == noise(99, ANSWER), "the answer changed");
+    Ok(())
+}
+
+/// First and last call of which the kernel tells next (`struct sock_extended_err`).
+fn told(stream: &TcpStream) -> Option<(u32, u32)> {
+    let mut control = [0u64; 16];
+    // SAFETY: all zero is a valid header.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control);
+    // SAFETY: the header points to the control buffer, which outlives the call.
+    if unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE) } < 0 {
+        return None;
+    }
+    // cmsghdr of 16 bytes, then ee_errno, four bytes, ee_info, ee_data.
+    let words: Vec<u32> = control.iter().flat_map(|w| [*w as u32, (*w >> 32) as u32]).collect();
+    Some((words[6], words[7]))
+}
+
 fn main() -> Result<()> {
     let mut kinds = Vec::new();
     let late = std::env::args().nth(1).is_some_and(|word| word == "late");
-    for word in std::env::args().skip(1).filter(|_| !late) {
+    let zerocopy = std::env::args().nth(1).is_some_and(|word| word == "zerocopy");
+    for word in std::env::args().skip(1).filter(|_| !late && !zerocopy) {
         kinds.push(*Kind::ALL.get(word.parse::<usize>()?).context("no such stream")?);
     }
     let mut line = String::new();
@@ -140,6 +219,9 @@ fn main() -> Result<()> {
     let address = line.trim().parse()?;
     if late {
         send_late(address)?;
+    }
+    if zerocopy {
+        send_zerocopy(address)?;
     }
     for kind in kinds {
         send(address, kind).with_context(|| format!("{kind:?}"))?;

@@ -32,6 +32,8 @@ use crate::kernel::memory::kernel;
 const LEAVING: u8 = 2;
 /// AF_INET6.
 const AF_INET6: u16 = 10;
+/// SOCK_ZEROCOPY of `enum sock_flags` (Linux 5.10 and up).
+const ZEROCOPY: u32 = 18;
 /// O_NONBLOCK of x86-64.
 const NONBLOCK: u32 = 0o4000;
 
@@ -69,9 +71,19 @@ fn address(ops: *mut bpf_sock_ops) -> u64 {
     kernel::<u64>((&raw const socket) as u64).unwrap_or(0)
 }
 
-/// Whether calls on the socket do not block.
+/// Whether the socket promises to tell when the memory of a send may be used again
+/// (MSG_ZEROCOPY): a followed one copies, and counts its promises otherwise.
+#[inline(always)]
+fn promises(sk: u64) -> bool {
+    kernel::<u64>(sk.wrapping_add(offset!(sk_flags) as u64)).is_none_or(|flags| flags & 1 << ZEROCOPY != 0)
+}
+
+/// Whether calls on the socket do not block, and send in the usual way.
 #[inline(always)]
 fn never_blocks(sk: u64) -> bool {
+    if promises(sk) {
+        return false;
+    }
     let flags = kernel::<u64>(sk.wrapping_add(offset!(sk_socket) as u64))
         .and_then(|socket| kernel::<u64>(socket.wrapping_add(offset!(socket_file) as u64)))
         .and_then(|file| kernel::<u32>(file.wrapping_add(offset!(file_flags) as u64)));

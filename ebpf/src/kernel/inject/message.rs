@@ -90,9 +90,9 @@ fn try_passes(msg: *mut sk_msg_md) -> Option<u32> {
     }
     let sequence = kernel::<u32>(at(offset!(tcp_write_seq)))?;
     let size = member!(msg, size);
+    begins(cookie, size, sequence);
     // SAFETY: a live element of a map, which only the socket's holder writes.
     let out = unsafe { &mut *out_at };
-    out.begin(size, sequence);
     let mut run = Run {
         msg,
         out: out_at,
@@ -117,6 +117,40 @@ fn try_passes(msg: *mut sk_msg_md) -> Option<u32> {
     Some(sk_action::SK_PASS)
 }
 
+/// A run begins: a function of its own, so that the verifier walks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begins(cookie: u64, size: u32, sequence: u32) -> u32 {
+    let Some(out) = outbound(cookie) else { return 0 };
+    // SAFETY: a live element of a map, which only the socket's holder writes.
+    let out = unsafe { &mut *out };
+    out.begin(size, sequence);
+    if out.resumed != 0 && out.left() != observed(cookie, sequence.wrapping_sub(out.injected)) {
+        out.lose();
+    }
+    1
+}
+
+/// Bytes left of the frame in which the observer stands, if that is at this position.
+#[inline(always)]
+fn observed(cookie: u64, position: u32) -> Option<u32> {
+    let connection = maps::connection(cookie)?;
+    // SAFETY: a live element of a map.
+    let flows: *const Flow = unsafe { &raw const (*connection).flows }.cast();
+    let flow = flows.wrapping_add(usize::from(direction::SEND));
+    // SAFETY: as above; there are two flows.
+    let flow = unsafe { &*flow };
+    if flow.sequence != position {
+        return None;
+    }
+    match flow.phase {
+        seen::HEAD if flow.have == 0 => Some(0),
+        seen::SKIP | seen::COPY => Some(flow.need),
+        seen::DATA => Some(flow.need.wrapping_add(flow.pad)),
+        _ => None,
+    }
+}
+
 /// One turn of `bpf_loop`; 1 ends it.
 unsafe extern "C" fn run_step(turn: u64, run: *mut Run) -> i64 {
     // SAFETY: `try_passes` passes its own run.
@@ -134,7 +168,17 @@ pub extern "C" fn walk_step(cookie: u64) -> u32 {
     let Some(out) = outbound(cookie) else { return 0 };
     // SAFETY: a live element of a map, which only the socket's holder writes.
     let out = unsafe { &mut *out };
-    u32::from(out.walk())
+    u32::from(out.walk_block())
+}
+
+/// The same of a head of HTTP/1.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_head_step(cookie: u64) -> u32 {
+    let Some(out) = outbound(cookie) else { return 0 };
+    // SAFETY: a live element of a map, which only the socket's holder writes.
+    let out = unsafe { &mut *out };
+    u32::from(out.walk_head())
 }
 
 /// Walks the piece that was copied; functions of their own, so that the verifier walks each once.
@@ -146,9 +190,15 @@ pub extern "C" fn walk_piece(cookie: u64, n: u32) -> u32 {
     let out = unsafe { &mut *out };
     out.walked = 0;
     out.unwalked = n;
+    let http1 = out.phase == phase::HTTP1;
     let mut i = 0;
     while i < STEPS {
-        if walk_step(cookie) == 0 {
+        let more = if http1 {
+            walk_head_step(cookie)
+        } else {
+            walk_step(cookie)
+        };
+        if more == 0 {
             break;
         }
         i += 1;
