@@ -133,6 +133,10 @@ pub struct Flow {
     pub http1: Http1,
     /// Gathers what is needed whole: frame headers, the first bytes.
     pub buffer: [u8; 32],
+    /// Frames of header blocks so far, modulo 2³².
+    pub blocks: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 /// What the two directions share.
@@ -220,6 +224,8 @@ impl Flow {
         message: Message::EMPTY,
         http1: Http1::EMPTY,
         buffer: [0; 32],
+        blocks: 0,
+        reserved: 0,
     };
 }
 

@@ -163,6 +163,7 @@ fn head<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
             } else {
                 0
             };
+            flow.blocks = flow.blocks.wrapping_add(1);
             flow.block = before.saturating_add(head.length);
             if flow.block > BLOCK_LIMIT {
                 io.fault(Fault::BlockTooLong);

@@ -19,7 +19,7 @@ use tracewire_common::trace::{Context, Injected, LENGTH, NAME, SAMPLED, TracePar
 
 use crate::block::{self, Block, Piece, Table, sign};
 use crate::bound::opaque;
-use crate::head::Strict;
+use crate::head::{self, Strict};
 use crate::http2::{PREFACE, PREFACE_TABLE, plausible};
 use crate::outbound1;
 
@@ -31,8 +31,6 @@ pub const TEXT: usize = 72;
 const FRAME_LIMIT: u32 = 16_384;
 /// Bytes that are looked at in one step, at most.
 pub const PIECE: usize = 256;
-/// Frames whose beginnings are remembered: as many as the longest run may have of 16 KiB, and more.
-pub const MARKS: usize = 64;
 /// What the field adds to a header list (RFC 9113 §6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE).
 const LIST_BYTES: u32 = (NAME.len() + LENGTH) as u32 + 32;
 
@@ -76,16 +74,6 @@ pub struct Told {
     pub header: Header,
     /// What was put in.
     pub injected: Injected,
-}
-
-/// Where a frame without a header block began.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
-    /// TCP sequence number of its first byte.
-    pub sequence: u32,
-    /// Bytes of its payload.
-    pub length: u32,
 }
 
 /// What is remembered of a connection that requests are sent on.
@@ -148,14 +136,12 @@ pub struct Outbound {
     pub turn: u8,
     /// HTTP/1: 1: the body may be left out.
     pub expects: u8,
-    /// 1: the run began before the end of the last one, whose write ended early.
-    pub resumed: u8,
+    /// 1: the run began elsewhere than the last one ended: see [`Outbound::resume`].
+    pub astray: u8,
     /// Must be 0.
     pub reserved: [u8; 1],
-    /// How many of `marks` hold; the latest is that of the number less one, modulo their number.
-    pub marked: u32,
-    /// The latest frames since the last header block.
-    pub marks: [Mark; MARKS],
+    /// Frames of header blocks so far, modulo 2³².
+    pub blocks: u32,
     /// Where the walk stands in `piece`, and how many bytes are left.
     pub walked: u32,
     /// As said.
@@ -278,10 +264,9 @@ impl Outbound {
         strict: Strict::START,
         turn: 0,
         expects: 0,
-        resumed: 0,
+        astray: 0,
         reserved: [0; 1],
-        marked: 0,
-        marks: [Mark { sequence: 0, length: 0 }; MARKS],
+        blocks: 0,
         walked: 0,
         unwalked: 0,
         piece: [0; PIECE],
@@ -302,63 +287,47 @@ impl Outbound {
         self.at = 0;
         self.apply = 0;
         self.whole = 0;
-        self.resumed = 0;
+        self.astray = 0;
         if unseen == 0 {
-            return;
-        }
-        if unseen >> 31 != 0 && self.proof == proof::SETTINGS && self.back(sequence) {
-            self.resumed = 1;
             return;
         }
         if self.phase == phase::SKIP && unseen <= self.need {
             self.need -= unseen;
         } else if self.phase == phase::BODY1 && self.expects == 0 && u64::from(unseen) < self.body {
             self.body -= u64::from(unseen);
+        } else if matches!(self.phase, phase::HEAD | phase::SKIP | phase::HTTP1 | phase::BODY1) {
+            // A write that ended early, and one that passed unseen because of it.
+            self.astray = 1;
         } else if self.phase != phase::DEAD {
             self.lose();
         }
     }
 
-    /// A write ended early: goes back to where the sender stands. False: that can't be told.
+    /// Goes on where the observer stands, which saw what the kernel took: in the middle of a frame
+    /// or body, `left` bytes before its end, and behind as many header blocks (HTTP/1: requests).
     #[inline(always)]
-    fn back(&mut self, sequence: u32) -> bool {
-        if !matches!(self.phase, phase::HEAD | phase::SKIP) {
-            return false;
-        }
-        let mut i = 0;
-        while i < MARKS as u32 {
-            if self.marked == 0 {
-                return false;
+    pub fn resume(&mut self, left: u64, blocks: u32) {
+        self.astray = 0;
+        self.have = 0;
+        let certain = match self.phase {
+            phase::HEAD | phase::SKIP => {
+                self.skip(left as u32);
+                self.proof == proof::SETTINGS && self.open == 0 && blocks == self.blocks
             }
-            let mark = self.marks[(opaque(u64::from(self.marked - 1)) & (MARKS as u64 - 1)) as usize];
-            let inside = sequence.wrapping_sub(mark.sequence);
-            if inside >> 31 == 0 {
-                let whole = mark.length.wrapping_add(FRAME_HEADER as u32);
-                if inside != 0 && (inside < FRAME_HEADER as u32 || inside > whole) {
-                    return false;
+            // Of chunks it can't be told where the next size is.
+            phase::HTTP1 | phase::BODY1 => {
+                let counted = self.strict.bits & head::bit::CHUNKED == 0 && self.expects == 0;
+                self.body = left;
+                self.phase = phase::BODY1;
+                if left == 0 {
+                    outbound1::passed(self);
                 }
-                self.have = 0;
-                if inside == 0 {
-                    self.marked -= 1;
-                    self.skip(0);
-                } else {
-                    self.skip(whole - inside);
-                }
-                return true;
+                counted && blocks == self.requests
             }
-            self.marked -= 1;
-            i += 1;
-        }
-        false
-    }
-
-    /// Bytes left of a frame that nothing is to be put in; None: the run is elsewhere.
-    #[inline(always)]
-    pub fn left(&self) -> Option<u32> {
-        match self.phase {
-            phase::HEAD if self.have == 0 => Some(0),
-            phase::SKIP => Some(self.need),
-            _ => None,
+            _ => false,
+        };
+        if !certain {
+            self.lose();
         }
     }
 
@@ -366,7 +335,6 @@ impl Outbound {
     #[inline(always)]
     pub fn lose(&mut self) {
         self.phase = phase::LOST;
-        self.marked = 0;
         self.have = 0;
         self.open = 0;
         self.table.lose();
@@ -511,16 +479,7 @@ fn head<M: Message>(out: &mut Outbound, message: &mut M, left: u32) -> bool {
         return false;
     }
     out.have = 0;
-    if block {
-        out.marked = 0;
-    } else {
-        let mark = Mark {
-            sequence: out.next.wrapping_add(out.at).wrapping_sub(have),
-            length: head.length,
-        };
-        out.marks[(opaque(u64::from(out.marked)) & (MARKS as u64 - 1)) as usize] = mark;
-        out.marked = out.marked.wrapping_add(1);
-    }
+    out.blocks = out.blocks.wrapping_add(u32::from(block));
     if !allowed(out, &head) {
         out.phase = phase::DEAD;
         return false;

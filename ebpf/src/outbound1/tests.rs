@@ -235,6 +235,17 @@ fn unseen_bytes_are_counted_in_bodies_only() {
     let at = out.next;
     out.begin(4, at + 4);
     assert_eq!((out.phase, out.body), (phase::BODY1, 6));
-    out.begin(4, at + 20);
-    assert_eq!(out.phase, phase::LOST);
+    // Back, or beyond: where the observer stands.
+    for (stands, left, requests) in [(2, 8, 1), (12, 0, 1), (12, 0, 2)] {
+        let mut out = out;
+        out.begin(4, at + stands);
+        assert_eq!(out.astray, 1);
+        out.resume(left, requests);
+        let expected = match (left, requests) {
+            (8, 1) => phase::BODY1,
+            (0, 1) => phase::HTTP1,
+            _ => phase::LOST,
+        };
+        assert_eq!(out.phase, expected);
+    }
 }

@@ -125,15 +125,19 @@ pub extern "C" fn begins(cookie: u64, size: u32, sequence: u32) -> u32 {
     // SAFETY: a live element of a map, which only the socket's holder writes.
     let out = unsafe { &mut *out };
     out.begin(size, sequence);
-    if out.resumed != 0 && out.left() != observed(cookie, sequence.wrapping_sub(out.injected)) {
-        out.lose();
+    if out.astray != 0 {
+        match observed(cookie, sequence.wrapping_sub(out.injected)) {
+            Some((left, blocks)) => out.resume(left, blocks),
+            None => out.lose(),
+        }
     }
     1
 }
 
-/// Bytes left of the frame in which the observer stands, if that is at this position.
+/// Where the observer stands, if that is at this position: bytes left of a frame or body, and header
+/// blocks (HTTP/1: requests) before it.
 #[inline(always)]
-fn observed(cookie: u64, position: u32) -> Option<u32> {
+fn observed(cookie: u64, position: u32) -> Option<(u64, u32)> {
     let connection = maps::connection(cookie)?;
     // SAFETY: a live element of a map.
     let flows: *const Flow = unsafe { &raw const (*connection).flows }.cast();
@@ -143,10 +147,14 @@ fn observed(cookie: u64, position: u32) -> Option<u32> {
     if flow.sequence != position {
         return None;
     }
+    // SAFETY: a live element of a map.
+    let requests = unsafe { (*connection).shared.requests };
     match flow.phase {
-        seen::HEAD if flow.have == 0 => Some(0),
-        seen::SKIP | seen::COPY => Some(flow.need),
-        seen::DATA => Some(flow.need.wrapping_add(flow.pad)),
+        seen::HEAD if flow.have == 0 => Some((0, flow.blocks)),
+        seen::SKIP => Some((u64::from(flow.need), flow.blocks)),
+        seen::DATA => Some((u64::from(flow.need.wrapping_add(flow.pad)), flow.blocks)),
+        seen::HTTP1_HEAD if flow.http1.head == 0 => Some((0, requests)),
+        seen::HTTP1_BODY => Some((flow.http1.left, requests)),
         _ => None,
     }
 }
