@@ -272,7 +272,7 @@ impl Pipeline {
         }
         self.pulse.ready(true);
         while !stop.load(Ordering::Relaxed) {
-            self.turn();
+            let more = self.turn();
             self.hand_over(&send);
             while let Ok(change) = self.changes.1.try_recv() {
                 self.change(change, &replacement);
@@ -280,7 +280,9 @@ impl Pipeline {
             if until == Until::AllEnded && self.named.watched.is_empty() && self.ended.is_empty() {
                 break;
             }
-            self.reader.wait(REST);
+            if !more {
+                self.reader.wait(REST);
+            }
         }
         self.pulse.ready(false);
         // Nothing new: the processes are let go, then what is in the buffer is read.
@@ -330,9 +332,9 @@ impl Pipeline {
         }
     }
 
-    /// Reads what is there.
-    fn turn(&mut self) {
-        self.kernel.settle_probes();
+    /// Reads what is there; true: there is more to do.
+    fn turn(&mut self) -> bool {
+        let more = self.kernel.settle_probes();
         self.kernel.flush_log();
         let Pipeline {
             reader,
@@ -467,6 +469,7 @@ impl Pipeline {
             }
             self.missed_ends(now);
         }
+        more
     }
 
     /// Unix sockets are closed without a word: looks which are still held.

@@ -286,9 +286,9 @@ impl Kernel {
         self.probes.process_soon(&mut self.ebpf, pid);
     }
 
-    /// Puts probes in the files that were looked at meanwhile.
-    pub fn settle_probes(&mut self) {
-        self.probes.settle(&mut self.ebpf);
+    /// Puts probes in the files that were looked at meanwhile; true: there are more to come.
+    pub fn settle_probes(&mut self) -> bool {
+        self.probes.settle(&mut self.ebpf)
     }
 
     /// An observed process opened a connection: it may have loaded a library since it was looked at.

@@ -8,7 +8,7 @@
 //! A new runtime is a file here that implements [`Runtime`], a line in
 //! `runtimes`, and its programs in the kernel side's `probe/`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::MapData;
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope};
+use aya::programs::uprobe::UProbeLink;
 use aya::programs::{Program, UProbe};
 use tracewire_common::link::runtime::{self, LAYOUT};
 use tracewire_common::settings::watch;
@@ -25,11 +25,13 @@ mod counts;
 mod cpython;
 pub mod go;
 mod grpc_core;
+mod placing;
 pub mod tls;
 pub mod tokio;
 
 use crate::binary::Binary;
 use crate::telemetry::ProbePoints;
+use placing::{Leaving, Links, Outcome, Placing};
 
 /// Numbers that a runtime's module gives its programs for a process.
 pub type Layout = [u32; LAYOUT];
@@ -221,7 +223,7 @@ fn look_at(runtimes: &[Box<dyn Runtime>], file: &Mapped) -> Vec<(u32, Found)> {
 /// A file whose probes are in place.
 struct Probed {
     found: Vec<(u32, Found)>,
-    links: Vec<(&'static str, UProbeLinkId)>,
+    links: Links,
     processes: HashSet<u32>,
 }
 
@@ -281,9 +283,12 @@ pub struct Probes {
     files: HashMap<FileId, Probed>,
     /// Files that no runtime wants, so that they are looked at once.
     plain: HashSet<FileId>,
-    /// Files that are being looked at, and who runs them.
+    /// Files that are being looked at or probed, and who runs them.
     awaited: HashMap<FileId, HashSet<u32>>,
     looker: Looker,
+    /// Files that were looked at, of which the first is being probed.
+    placing: VecDeque<Placing>,
+    leaving: Leaving,
     /// When to look again at a process that opens connections, and how long to wait after that.
     looked: HashMap<u32, (Instant, Duration)>,
     counts: Counts,
@@ -293,6 +298,8 @@ pub struct Probes {
 /// How soon a process is looked at again, at first and at most.
 const AGAIN: Duration = Duration::from_millis(250);
 const SELDOM: Duration = Duration::from_secs(64);
+/// How long placing probes may hold up the ring buffer's reader.
+const TURN: Duration = Duration::from_millis(1);
 /// Files remembered that no runtime wants.
 const PLAIN: usize = 4096;
 /// Reasons that are told apart, and how much of each.
@@ -308,6 +315,8 @@ impl Probes {
             plain: HashSet::new(),
             awaited: HashMap::new(),
             looker: Looker { wanted, ways: None },
+            placing: VecDeque::new(),
+            leaving: Leaving::default(),
             looked: HashMap::new(),
             counts: Counts::default(),
             failed: BTreeMap::new(),
@@ -335,8 +344,17 @@ impl Probes {
     /// Puts probes in what a process runs now. May be called again, since libraries come later.
     pub fn process(&mut self, ebpf: &mut Ebpf, pid: u32) {
         for file in self.unknown(ebpf, pid) {
+            if self.awaited.contains_key(&file.id) || self.leaving.has(file.id) {
+                self.soon(file, pid);
+                continue;
+            }
             let found = look_at(&self.runtimes, &file);
-            self.place(ebpf, &file, found, HashSet::from([pid]));
+            let id = file.id;
+            if let Some(mut placing) = self.begin(ebpf, file, found) {
+                self.awaited.insert(id, HashSet::from([pid]));
+                while self.step(ebpf, &mut placing) {}
+                self.finish(ebpf, placing);
+            }
         }
         self.all_looked_at(ebpf, pid);
     }
@@ -344,16 +362,20 @@ impl Probes {
     /// The same without waiting for files that were never looked at: see [`Probes::settle`].
     pub fn process_soon(&mut self, ebpf: &mut Ebpf, pid: u32) {
         for file in self.unknown(ebpf, pid) {
-            if let Some(awaiting) = self.awaited.get_mut(&file.id) {
-                awaiting.insert(pid);
-                continue;
-            }
-            let id = file.id;
-            if self.looker.ask(file) {
-                self.awaited.insert(id, HashSet::from([pid]));
-            }
+            self.soon(file, pid);
         }
         self.all_looked_at(ebpf, pid);
+    }
+
+    fn soon(&mut self, file: Mapped, pid: u32) {
+        if let Some(awaiting) = self.awaited.get_mut(&file.id) {
+            awaiting.insert(pid);
+            return;
+        }
+        let id = file.id;
+        if self.looker.ask(file) {
+            self.awaited.insert(id, HashSet::from([pid]));
+        }
     }
 
     /// Tells the kernel side once no file of a process waits to be looked at.
@@ -370,19 +392,27 @@ impl Probes {
         }
     }
 
-    /// Puts probes in files that have been looked at meanwhile.
-    pub fn settle(&mut self, ebpf: &mut Ebpf) {
+    /// Puts probes in files that have been looked at meanwhile, some of them in one call; true: there are more.
+    pub fn settle(&mut self, ebpf: &mut Ebpf) -> bool {
         while let Some((file, found)) = self.looker.answer() {
-            let processes = self.awaited.remove(&file.id).unwrap_or_default();
-            let pids: Vec<u32> = processes.iter().copied().collect();
-            // Where nobody runs it any more, it may not even have been read.
-            if !processes.is_empty() && file.path.exists() && !self.files.contains_key(&file.id) {
-                self.place(ebpf, &file, found, processes);
-            }
-            for pid in pids {
-                self.all_looked_at(ebpf, pid);
+            let id = file.id;
+            match self.begin(ebpf, file, found) {
+                Some(placing) => self.placing.push_back(placing),
+                None => self.settled(ebpf, id),
             }
         }
+        let end = Instant::now() + TURN;
+        // One whose old probes are still there waits, and holds up the others for a moment.
+        while let Some(mut placing) = self.placing.pop_front_if(|placing| !self.leaving.has(placing.file.id)) {
+            while self.step(ebpf, &mut placing) {
+                if Instant::now() >= end {
+                    self.placing.push_front(placing);
+                    return true;
+                }
+            }
+            self.finish(ebpf, placing);
+        }
+        false
     }
 
     /// The files of a process that were never looked at; in the others' probes it now takes part.
@@ -404,25 +434,65 @@ impl Probes {
         files
     }
 
-    fn place(&mut self, ebpf: &mut Ebpf, file: &Mapped, found: Vec<(u32, Found)>, processes: HashSet<u32>) {
+    /// None: there is nothing to place.
+    fn begin(&mut self, ebpf: &mut Ebpf, file: Mapped, found: Vec<(u32, Found)>) -> Option<Placing> {
         if found.is_empty() {
-            if self.plain.len() >= PLAIN {
-                self.plain.clear();
+            // Where its process is gone, it may not even have been read.
+            if file.path.exists() {
+                if self.plain.len() >= PLAIN {
+                    self.plain.clear();
+                }
+                self.plain.insert(file.id);
             }
-            self.plain.insert(file.id);
-            return;
+            return None;
         }
-        let links = self.attach(ebpf, file, &found);
+        Placing::new(ebpf, &self.runtimes, file, found)
+    }
+
+    /// Places one probe; false: all are in place.
+    fn step(&mut self, ebpf: &mut Ebpf, placing: &mut Placing) -> bool {
+        let outcome = placing.step(ebpf);
+        let file = placing.file.name.display();
+        match outcome {
+            Outcome::Going => {}
+            Outcome::InPlace(ability) => tracing::info!(%file, ability, "probes in place"),
+            Outcome::Lacking(ability, reason) => {
+                self.counts.lacking += 1;
+                self.note(ability, &reason);
+                tracing::warn!(%file, ability, reason, "not possible here");
+            }
+            Outcome::Done => return false,
+        }
+        true
+    }
+
+    /// All probes of a file are in place.
+    fn finish(&mut self, ebpf: &mut Ebpf, placing: Placing) {
+        let Placing { file, found, links, .. } = placing;
+        let processes = self.awaited.get(&file.id).cloned().unwrap_or_default();
         // Behind the probes, for what is told makes the process an observed one.
         for pid in &processes {
             tell(ebpf, *pid, &found);
         }
-        let probed = Probed {
-            found,
-            links,
-            processes,
-        };
-        self.files.insert(file.id, probed);
+        if processes.is_empty() {
+            self.leaving.add(file.id, taken(ebpf, links));
+        } else {
+            self.counts.attached += links.len() as u64;
+            let probed = Probed {
+                found,
+                links,
+                processes,
+            };
+            self.files.insert(file.id, probed);
+        }
+        self.settled(ebpf, file.id);
+    }
+
+    /// Nothing is to be done in a file any more.
+    fn settled(&mut self, ebpf: &mut Ebpf, id: FileId) {
+        for pid in self.awaited.remove(&id).unwrap_or_default() {
+            self.all_looked_at(ebpf, pid);
+        }
     }
 
     /// A process opened a connection: what it does that by may have been loaded since it was
@@ -455,13 +525,14 @@ impl Probes {
             counts,
             looked,
             awaited,
+            leaving,
             ..
         } = self;
         looked.remove(&pid);
         for awaiting in awaited.values_mut() {
             awaiting.remove(&pid);
         }
-        files.retain(|_, probed| {
+        files.retain(|id, probed| {
             if !probed.processes.remove(&pid) {
                 return true;
             }
@@ -471,12 +542,8 @@ impl Probes {
             if !probed.processes.is_empty() {
                 return true;
             }
-            for (program, link) in probed.links.drain(..) {
-                counts.attached -= 1;
-                if let Some(Err(error)) = program_of(ebpf, program).map(|p| p.detach(link)) {
-                    tracing::warn!(program, %error, "a probe could not be detached");
-                }
-            }
+            counts.attached -= probed.links.len() as u64;
+            leaving.add(*id, taken(ebpf, std::mem::take(&mut probed.links)));
             false
         });
     }
@@ -513,59 +580,21 @@ impl Probes {
         }
         *self.failed.entry(why).or_default() += 1;
     }
-
-    fn attach(&mut self, ebpf: &mut Ebpf, file: &Mapped, found: &[(u32, Found)]) -> Vec<(&'static str, UProbeLinkId)> {
-        let mut links: Vec<(&'static str, UProbeLinkId)> = Vec::new();
-        // Points that abilities share are attached once.
-        let mut placed = HashSet::new();
-        for (number, found) in found {
-            let runtime = self.runtimes.iter().find(|r| r.number() == *number);
-            let prepared = runtime.map_or(Ok(()), |r| r.prepare(ebpf));
-            for ability in &found.abilities {
-                let points = prepared.clone().and_then(|()| ability.points.clone());
-                let result = points.and_then(|points| {
-                    for point in points {
-                        if !placed.contains(&(point.program, point.offset)) {
-                            links.push((point.program, place(ebpf, file, point)?));
-                            placed.insert((point.program, point.offset));
-                        }
-                    }
-                    Ok(())
-                });
-                match result {
-                    Ok(()) => tracing::info!(file = %file.name.display(), ability = ability.name, "probes in place"),
-                    Err(reason) => {
-                        self.counts.lacking += 1;
-                        self.note(ability.name, &reason);
-                        tracing::warn!(file = %file.name.display(), ability = ability.name, reason, "not possible here");
-                    }
-                }
-            }
-        }
-        self.counts.attached += links.len() as u64;
-        links
-    }
 }
 
 fn program_of<'a>(ebpf: &'a mut Ebpf, name: &str) -> Option<&'a mut UProbe> {
     ebpf.program_mut(name).and_then(|p| p.try_into().ok())
 }
 
-fn place(ebpf: &mut Ebpf, file: &Mapped, point: Point) -> Result<UProbeLinkId, String> {
-    let name = point.program;
-    let program = program_of(ebpf, name).ok_or_else(|| format!("no program {name}"))?;
-    if program.fd().is_err() {
-        program
-            .load()
-            .map_err(|e| format!("the kernel refused {name}: {}", super::load::reason(&e)))?;
-    }
-    let at = UProbeAttachPoint {
-        location: UProbeAttachLocation::AbsoluteOffset(point.offset),
-        cookie: Some(point.cookie),
-    };
-    program
-        .attach(at, &file.path, UProbeScope::AllProcesses)
-        .map_err(|e| format!("{name} at {:#x}: {}", point.offset, super::load::chain(&e)))
+/// Probes out of their programs' hands.
+fn taken(ebpf: &mut Ebpf, links: Links) -> Vec<UProbeLink> {
+    let taken = links.into_iter().filter_map(|(program, link)| {
+        program_of(ebpf, program)?
+            .take_link(link)
+            .inspect_err(|error| tracing::warn!(program, %error, "a probe could not be detached"))
+            .ok()
+    });
+    taken.collect()
 }
 
 fn layouts(ebpf: &mut Ebpf) -> Option<aya::maps::HashMap<&mut MapData, u64, Layout>> {
