@@ -228,6 +228,8 @@ impl Pipeline {
             }
         }
         *replacement.lock().unwrap_or_else(PoisonError::into_inner) = Some(change.exporters);
+        self.counters.reloads.increment();
+        tracing::info!("configuration read again");
     }
 
     /// Also counts every request in `metrics`, and tells `pulse` that it lives.

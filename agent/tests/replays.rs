@@ -53,7 +53,7 @@ fn spans(recording: &[u8]) -> Vec<Map<String, Value>> {
     let lines = Lines::default();
     let mut exporter = JsonExporter::new(lines.clone(), Arc::new(Counters::default()));
     let mut reader = Reader::new(recording).unwrap();
-    replay.all(&mut reader, |spans| exporter.export(spans)).unwrap();
+    replay.all(&mut reader, |spans, _| exporter.export(spans)).unwrap();
     exporter.shutdown(Duration::ZERO);
     let bytes = lines.0.lock().unwrap().clone();
     let text = String::from_utf8(bytes).unwrap();

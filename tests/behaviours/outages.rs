@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tracewire_tests::agent::{self, Agent};
 use tracewire_tests::alone;
+use tracewire_tests::answering::Answering;
 use tracewire_tests::folder::Folder;
 use tracewire_tests::otlp::{Manner, Receiver, get};
 use tracewire_tests::prometheus::sum;
@@ -24,41 +25,8 @@ const PROCESSED: &str = "otel_sdk_processor_span_processed_total";
 const ATTEMPTS: &str = "tracewire_exporter_attempts_failed_total";
 /// Spans that may wait, in these tests.
 const QUEUE: &str = "100";
-
-/// A server of Python's own, which is what is observed: each call is one span. (This test
-/// itself is not, since it looks at the agent's pages all the time.)
-struct Answering {
-    running: Running,
-    address: String,
-    _folder: Folder,
-}
-
-impl Answering {
-    fn start() -> Result<Self> {
-        let folder = Folder::new()?;
-        let log = folder.file("server.log");
-        let mut command = Command::new("python3");
-        command
-            .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"])
-            .current_dir(folder.path());
-        let mut running = Running::start_into("http.server", &mut command, &log, &folder.file("server.err"))?;
-        let line = running.wait_for_line(&log, "Serving HTTP on ", PATIENCE)?;
-        let port = line.split(' ').nth(5).context("no port")?;
-        Ok(Answering {
-            running,
-            address: format!("127.0.0.1:{port}"),
-            _folder: folder,
-        })
-    }
-
-    fn calls(&self, count: u64) -> Result<()> {
-        for _ in 0..count {
-            let (status, _) = get(&self.address, "/")?;
-            ensure!(status == 200, "a call failed: {status}");
-        }
-        Ok(())
-    }
-}
+/// Bytes in a pipe that is as good as full: it has 64 KiB, of which pages may be half empty.
+const PIPE: libc::c_int = 48 << 10;
 
 /// It, and an agent that observes it.
 struct Observed {
@@ -76,7 +44,7 @@ impl Observed {
         let common = [
             "attach",
             "--pid",
-            &answering.running.pid().to_string(),
+            &answering.pid().to_string(),
             "--health-listen",
             "127.0.0.1:0",
         ];
@@ -287,19 +255,23 @@ fn a_full_disk_costs_the_spans_of_that_time() -> Result<()> {
     fs::write(&ballast, vec![0; 96 << 10])?;
     let observed = Observed::start("", &["--otlp-file", &file.to_string_lossy()], &[])?;
     let full = ["otlp_file_span_exporter/0", "error_type=\"storage_full\""];
+    // A span reaches the file a while after its call, and is counted there, written or lost.
+    let mut made = 0;
+    let settled = |made: u64| observed.counts(EXPORTED, &["otlp_file"], made as f64);
+    let lost = || Ok::<_, anyhow::Error>(sum(&get(&observed.health, "/metrics")?.1, EXPORTED, &full));
     let deadline = Instant::now() + PATIENCE;
-    while sum(&get(&observed.health, "/metrics")?.1, EXPORTED, &full) < 4.0 {
+    while lost()? < 4.0 {
         ensure!(Instant::now() < deadline, "the disk is never full");
         observed.calls(5)?;
+        made += 5;
+        settled(made)?;
     }
     fs::remove_file(&ballast)?;
-    std::thread::sleep(Duration::from_millis(300));
-    let before = sum(&get(&observed.health, "/metrics")?.1, EXPORTED, &full);
+    let before = lost()?;
     observed.calls(3)?;
-    std::thread::sleep(Duration::from_millis(500));
-    let (_, page) = get(&observed.health, "/metrics")?;
-    let (lost, all) = (sum(&page, EXPORTED, &full), sum(&page, EXPORTED, &["otlp_file"]));
-    assert_eq!(lost, before, "it went on losing spans");
+    made += 3;
+    assert_eq!(settled(made)?, made as f64, "a call is a span");
+    assert_eq!(lost()?, before, "it went on losing spans");
     let said = observed.end()?;
     let text = fs::read_to_string(&file)?;
     drop(disk);
@@ -308,7 +280,7 @@ fn a_full_disk_costs_the_spans_of_that_time() -> Result<()> {
         .lines()
         .filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok());
     let written: usize = whole.map(|line| line.matches("\"spanId\"").count()).sum();
-    assert_eq!(written as f64, all - lost, "{said}");
+    assert_eq!(written as f64, made as f64 - before, "{said}");
     assert!(said.contains("writing again") && said.contains("(file "), "{said}");
     Ok(())
 }
@@ -320,20 +292,21 @@ fn an_output_that_nobody_reads_does_not_hold_up_the_end() -> Result<()> {
     let answering = Answering::start()?;
     let (read, write) = std::io::pipe()?;
     let said = folder.file("agent.err");
-    let mut command = agent::command(&[
-        "attach",
-        "--output",
-        "json",
-        "--pid",
-        &answering.running.pid().to_string(),
-    ])?;
+    let mut command = agent::command(&["attach", "--output", "json", "--pid", &answering.pid().to_string()])?;
     command.stdout(OwnedFd::from(write)).stderr(fs::File::create(&said)?);
     let mut running = Running::start("tracewire", &mut command)?;
     drop(command);
     running.wait_for_line(&said, "attached ", PATIENCE)?;
-    // More than a pipe holds.
+    // More than a pipe holds; once it is full, the output hangs.
     answering.calls(250)?;
-    std::thread::sleep(Duration::from_millis(500));
+    let deadline = Instant::now() + PATIENCE;
+    let mut held = 0;
+    while held < PIPE {
+        // SAFETY: the pipe is open, and the answer is an int of this function's.
+        let asked = unsafe { libc::ioctl(read.as_raw_fd(), libc::FIONREAD, &raw mut held) };
+        ensure!(asked == 0 && Instant::now() < deadline, "{held} bytes in the pipe");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     running.signal(libc::SIGTERM);
     let began = Instant::now();
     running.wait(PATIENCE)?;

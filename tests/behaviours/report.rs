@@ -24,6 +24,11 @@ use tracewire_tests::{alone, answers, place};
 #[path = "../../agent/tests/sentry/peers.rs"]
 #[expect(dead_code, reason = "what needs Node is another test")]
 mod peers;
+#[path = "../../agent/tests/sentry/sink.rs"]
+#[expect(dead_code, reason = "it answers well here")]
+mod sink;
+
+use sink::Sink;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Statuses that are errors of a server (semantic conventions, `docs/rpc/grpc.md`).
@@ -332,14 +337,19 @@ fn sigterm_under_load_loses_no_finished_span() -> Result<()> {
     let folder = Folder::new()?;
     let receiver = Receiver::start()?;
     let mut server = Server::start(Language::Go, &folder)?;
-    let load = Load::new("unary", 8000).at_once(8).over(3);
-    let mut client = Client::start(Language::Go, &server.address, load, Duration::from_secs(2), 0, &folder)?;
+    let load = Load::new("unary", 3000).at_once(8).over(3);
+    let delay = Duration::from_secs(2);
+    let mut client = Client::start_with(Language::Go, &server.address, load, delay, 0, &folder, |command| {
+        command.args(["--rate", "600"]);
+    })?;
+    let sentry = Sink::start();
     client.running.signal(libc::SIGSTOP);
     let pids = [server.running.pid(), client.running.pid()].map(|pid| pid.to_string());
     let mut agent = Agent::start_changed(&["attach", "--pid", &pids[0], "--pid", &pids[1]], &folder, |command| {
         command
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url())
-            .env("OTEL_BSP_MAX_QUEUE_SIZE", "100000");
+            .env("OTEL_BSP_MAX_QUEUE_SIZE", "100000")
+            .env("SENTRY_DSN", sentry.dsn("abc", 7));
     })?;
     agent.wait_attached()?;
     client.running.signal(libc::SIGCONT);
@@ -369,6 +379,19 @@ fn sigterm_under_load_loses_no_finished_span() -> Result<()> {
         over.len(),
         missing[0]
     );
+    // Sentry has the same spans, each once, though most waited for the rest of their transaction.
+    let mut by_sentry = Vec::new();
+    for transaction in sentry.payloads("transaction") {
+        let calls = transaction["spans"].as_array().context("calls")?;
+        let own = &transaction["contexts"]["trace"];
+        let ids = calls.iter().chain([own]).filter_map(|s| s["span_id"].as_str());
+        by_sentry.extend(ids.map(str::to_owned));
+    }
+    let mut by_otlp: Vec<_> = received.spans.iter().map(|(_, s)| hex(&s.span_id)).collect();
+    by_sentry.sort();
+    by_otlp.sort();
+    assert_eq!(by_sentry.len(), by_otlp.len(), "{said}");
+    assert_eq!(by_sentry, by_otlp);
     let sent = format!("spans {}, dropped 0, lost events 0", received.spans.len());
     assert!(said.contains(&sent), "{sent}:\n{said}");
     Ok(())

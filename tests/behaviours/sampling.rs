@@ -4,13 +4,19 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
-use anyhow::Result;
-use tracewire_tests::agent::Report;
+use anyhow::{Context as _, Result, ensure};
+use tracewire_tests::agent::{self, Report};
+use tracewire_tests::folder::Folder;
 use tracewire_tests::relay::{self, Kind, Load, Relayed};
-use tracewire_tests::session::Session;
+use tracewire_tests::running::Running;
+use tracewire_tests::session::{CALLS, Session};
 use tracewire_tests::span::Span;
-use tracewire_tests::workload::{self, Language};
+use tracewire_tests::workload::{self, Client, Language, Server};
 use tracewire_tests::{alone, full};
 
 /// Contexts are written whatever the trial says: gRPC libraries do not block in reads.
@@ -198,6 +204,110 @@ fn what_is_slow_is_kept_if_asked_for() -> Result<()> {
         assert!(spans.iter().all(|s| reason(s) == Some("slow")), "{spans:#?}");
         let longest = spans.iter().map(|s| s.end_ns - s.start_ns).max().unwrap();
         assert!(longest >= 100_000_000, "{id} took {longest} ns");
+    }
+    Ok(())
+}
+
+/// A recording of so many calls by two clients, of which a part fails.
+fn recorded(calls: u32, folder: &Folder) -> Result<std::path::PathBuf> {
+    let mut server = Server::start(Language::Go, folder)?;
+    let loads = [
+        workload::Load::new("unary", calls).at_once(8).over(4),
+        workload::Load::new("errors", calls / 20).at_once(2),
+    ];
+    let mut clients = Vec::new();
+    for (number, load) in loads.into_iter().enumerate() {
+        let delay = Duration::from_secs(3);
+        let mut client = Client::start(Language::Go, &server.address, load, delay, number, folder)?;
+        // It stands still before its first call until the recorder is there.
+        client.running.signal(libc::SIGSTOP);
+        clients.push(client);
+    }
+    let (file, said) = (folder.file("recording"), folder.file("record.err"));
+    let mut command = agent::command(&["record", "--ring-buffer", "65536", "--out"])?;
+    command.arg(&file).args(["--pid", &server.running.pid().to_string()]);
+    for client in &clients {
+        command.args(["--pid", &client.running.pid().to_string()]);
+    }
+    let out = folder.file("record.out");
+    let mut recorder = Running::start_into("tracewire", command.stdin(Stdio::null()), &out, &said)?;
+    recorder.wait_for_line(&said, "attached ", Duration::from_secs(60))?;
+    for client in &mut clients {
+        client.running.signal(libc::SIGCONT);
+    }
+    for client in &mut clients {
+        client.finish(CALLS)?;
+    }
+    server.running.end()?;
+    ensure!(recorder.wait(Duration::from_secs(60))?.success(), "the recorder failed");
+    Ok(file)
+}
+
+/// What a replay said of a trace: how many spans, why they are there, whether one failed.
+#[derive(Default)]
+struct Kept {
+    spans: usize,
+    sampled: usize,
+    failed: bool,
+}
+
+/// The traces of a recording as the agent keeps them at that share.
+fn replayed(recording: &Path, share: &str) -> Result<BTreeMap<String, Kept>> {
+    let mut command = agent::command(&["replay", "--output", "json", "--sample-ratio", share])?;
+    command.env_remove("OTEL_TRACES_SAMPLER").arg(recording);
+    let mut replay = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut traces: BTreeMap<String, Kept> = BTreeMap::new();
+    for line in BufReader::new(replay.stdout.take().context("an output")?).lines() {
+        let line = line?;
+        let span: serde_json::Value = serde_json::from_str(&line)?;
+        let trace = traces
+            .entry(span["traceId"].as_str().context("a trace")?.to_owned())
+            .or_default();
+        trace.spans += 1;
+        trace.sampled += usize::from(span["flags"].as_u64().unwrap_or(0) & 1 == 1);
+        trace.failed |= span["status"]["code"] == "ERROR";
+    }
+    ensure!(replay.wait()?.success(), "the replay failed");
+    Ok(traces)
+}
+
+/// `TRACEWIRE_TESTS=full`: 100,000 roots.
+#[test]
+fn of_many_roots_as_many_are_kept_as_were_asked_for_and_every_error() -> Result<()> {
+    let _turn = alone()?;
+    let folder = Folder::new()?;
+    let recording = recorded(if full() { 100_000 } else { 4_000 }, &folder)?;
+    let all = replayed(&recording, "1")?;
+    let least = if full() { 100_000 } else { 4_000 };
+    ensure!(all.len() >= least, "{} roots", all.len());
+    ensure!(all.values().all(|t| t.spans == 2), "a call is two spans");
+    let failed = all.values().filter(|t| t.failed).count();
+    ensure!(failed > least / 40, "{failed} calls failed");
+    for (share, ratio) in [("0.01", 0.01), ("0.1", 0.1), ("0.5", 0.5)] {
+        let kept = replayed(&recording, share)?;
+        let mut sampled = 0;
+        for (id, trace) in &kept {
+            let whole = all.get(id).with_context(|| format!("{id} is of no call"))?;
+            // Both ends of a call decide alike, and none is torn.
+            ensure!(trace.spans == whole.spans, "{share}: {id} is torn");
+            ensure!([0, 2].contains(&trace.sampled), "{share}: {id} is half sampled");
+            ensure!(
+                trace.sampled > 0 || trace.failed,
+                "{share}: {id} is there for no reason"
+            );
+            sampled += usize::from(trace.sampled > 0);
+        }
+        let errors = kept.values().filter(|t| t.failed).count();
+        assert_eq!(errors, failed, "{share}: errors that are kept");
+        assert!(
+            binomial(sampled, all.len(), ratio),
+            "{share}: {sampled} of {}",
+            all.len()
+        );
+        println!(
+            "{share}: {sampled} of {} sampled, {errors} of {failed} errors kept",
+            all.len()
+        );
     }
     Ok(())
 }

@@ -253,6 +253,190 @@ fn what_holds_is_printed_without_its_secrets() -> Result<()> {
     Ok(())
 }
 
+/// Every variable that means something (SPEC `sdk-environment-variables.md`, `protocol/exporter.md`,
+/// and the names of the tracing specification), a value for it, and the setting that it gives.
+const VARIABLES: &[(&str, &str, &str)] = &[
+    ("TRACING_ENABLED", "false", "enabled"),
+    ("TRACE_ENVIRONMENT", "staging", "environment"),
+    ("ENVIRONMENT", "staging", "environment"),
+    ("TRACE_SERVICE_NAME", "shop", "service.name"),
+    ("OTEL_SERVICE_NAME", "shop", "service.name"),
+    ("SERVICE_NAME", "shop", "service.name"),
+    ("TRACE_SERVICE_VERSION", "1.2", "service.version"),
+    ("SERVICE_VERSION", "1.2", "service.version"),
+    ("OTEL_RESOURCE_ATTRIBUTES", "a=b", "resource.attributes"),
+    ("OTEL_LOG_LEVEL", "debug", "log.level"),
+    ("OTEL_PROPAGATORS", "tracecontext", "propagation.propagators"),
+    ("OTEL_TRACES_SAMPLER", "traceidratio", "sampling.sampler"),
+    ("OTEL_TRACES_SAMPLER_ARG", "0.5", "sampling.sampler_argument"),
+    ("TRACE_SAMPLE_RATE", "0.5", "sampling.ratio"),
+    ("OTEL_TRACES_EXPORTER", "none", "traces.exporter"),
+    ("OTEL_METRICS_EXPORTER", "none", "metrics.exporter"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "otlp.endpoint"),
+    (
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "http://c:4318/v1/traces",
+        "otlp.endpoint",
+    ),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "otlp.protocol"),
+    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "otlp.protocol"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "key=hunter2", "otlp.headers"),
+    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "key=hunter2", "otlp.headers"),
+    ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "otlp.compression"),
+    ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "gzip", "otlp.compression"),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", "7", "otlp.timeout"),
+    ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "7", "otlp.timeout"),
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem", "otlp.certificate"),
+    ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/ca.pem", "otlp.certificate"),
+    (
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "/c.pem",
+        "otlp.client_certificate",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+        "/c.pem",
+        "otlp.client_certificate",
+    ),
+    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k.pem", "otlp.client_key"),
+    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/k.pem", "otlp.client_key"),
+    ("OTEL_EXPORTER_OTLP_INSECURE", "true", "otlp.insecure"),
+    ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true", "otlp.insecure"),
+    (
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        "http://c:4318/v1/metrics",
+        "metrics.endpoint",
+    ),
+    ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc", "metrics.protocol"),
+    ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "key=hunter2", "metrics.headers"),
+    ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "gzip", "metrics.compression"),
+    ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "7", "metrics.timeout"),
+    (
+        "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
+        "/ca.pem",
+        "metrics.certificate",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE",
+        "/c.pem",
+        "metrics.client_certificate",
+    ),
+    ("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", "/k.pem", "metrics.client_key"),
+    ("OTEL_EXPORTER_OTLP_METRICS_INSECURE", "true", "metrics.insecure"),
+    (
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+        "delta",
+        "metrics.temporality",
+    ),
+    ("OTEL_METRIC_EXPORT_INTERVAL", "7", "metrics.interval"),
+    ("OTEL_BSP_MAX_QUEUE_SIZE", "7", "batch.max_queue_size"),
+    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "7", "batch.max_export_batch_size"),
+    ("OTEL_BSP_SCHEDULE_DELAY", "7", "batch.schedule_delay"),
+    ("OTEL_BSP_EXPORT_TIMEOUT", "7", "batch.export_timeout"),
+    (
+        "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+        "7",
+        "limits.attribute_value_length",
+    ),
+    (
+        "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+        "7",
+        "limits.attribute_value_length",
+    ),
+    ("OTEL_ATTRIBUTE_COUNT_LIMIT", "7", "limits.attribute_count"),
+    ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "7", "limits.attribute_count"),
+    ("OTEL_SPAN_EVENT_COUNT_LIMIT", "7", "limits.event_count"),
+    ("OTEL_SPAN_LINK_COUNT_LIMIT", "7", "limits.link_count"),
+    ("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "7", "limits.event_attribute_count"),
+    ("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", "7", "limits.link_attribute_count"),
+    ("OTEL_SEMCONV_STABILITY_OPT_IN", "rpc/dup", "conventions.opt_in"),
+    (
+        "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS",
+        "GET",
+        "conventions.http_known_methods",
+    ),
+    ("SENTRY_DSN", "https://hunter2@o1.ingest.sentry.io/7", "sentry.dsn"),
+    ("SENTRY_ENVIRONMENT", "staging", "sentry.environment"),
+    ("SENTRY_RELEASE", "shop@1.2", "sentry.release"),
+    ("SENTRY_TRACES_SAMPLE_RATE", "0.5", "sentry.traces_sample_rate"),
+];
+
+fn printed(variables: &[(&str, &str)]) -> Result<serde_json::Value> {
+    let output = command(&["config", "--json"])?
+        .envs(variables.iter().copied())
+        .output()?;
+    let (text, said) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    ensure!(output.status.success(), "{variables:?}: {said}");
+    ensure!(
+        !text.contains("hunter2") && !said.contains("hunter2"),
+        "{variables:?}: {text}{said}"
+    );
+    Ok(serde_json::from_str(&text)?)
+}
+
+#[test]
+fn each_variable_gives_its_setting_and_no_other() -> Result<()> {
+    let nothing = printed(&[])?;
+    let default = |key: &str| nothing[key]["source"] == "default";
+    ensure!(
+        nothing
+            .as_object()
+            .is_some_and(|all| all.keys().all(|key| default(key))),
+        "{nothing}"
+    );
+    for (variable, value, key) in VARIABLES {
+        let all = printed(&[(variable, value)])?;
+        let wanted = match value.split_once("hunter2") {
+            Some(("key=", _)) => "key=…",
+            Some(_) => "…",
+            None => value,
+        };
+        let found = (&all[key]["value"], &all[key]["source"]);
+        ensure!(found == (&wanted.into(), &(*variable).into()), "{variable}: {found:?}");
+        for (other, shown) in all.as_object().context("an object")? {
+            ensure!(
+                other == key || *shown == nothing[other],
+                "{variable} changes {other}: {shown}"
+            );
+        }
+    }
+    // Said the other way round.
+    let off = printed(&[("OTEL_SDK_DISABLED", "true")])?;
+    assert_eq!(
+        (&off["enabled"]["value"], &off["enabled"]["source"]),
+        (&"false".into(), &"OTEL_SDK_DISABLED".into())
+    );
+    // Of two names for one thing the more specific wins, whatever their order.
+    for (setting, names) in [
+        (
+            "service.name",
+            &["TRACE_SERVICE_NAME", "OTEL_SERVICE_NAME", "SERVICE_NAME"][..],
+        ),
+        ("service.version", &["TRACE_SERVICE_VERSION", "SERVICE_VERSION"]),
+        ("environment", &["TRACE_ENVIRONMENT", "ENVIRONMENT"]),
+        (
+            "otlp.timeout",
+            &["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"],
+        ),
+        (
+            "limits.attribute_count",
+            &["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT"],
+        ),
+    ] {
+        for strongest in 0..names.len() {
+            let given: Vec<_> = names[strongest..]
+                .iter()
+                .enumerate()
+                .map(|(i, name)| (*name, ["5", "6", "7"][i]))
+                .collect();
+            let all = printed(&given)?;
+            let found = (&all[setting]["value"], &all[setting]["source"]);
+            ensure!(found == (&"5".into(), &names[strongest].into()), "{given:?}: {found:?}");
+        }
+    }
+    Ok(())
+}
+
 /// An ordinary web server, and requests to it.
 struct Web {
     port: u16,
@@ -354,7 +538,6 @@ fn a_running_agent_takes_a_new_file_and_keeps_the_old_one_if_it_is_wrong() -> Re
     until("the third file", || {
         Ok(lines_with(&log, "configuration read again") >= 2)
     })?;
-    std::thread::sleep(Duration::from_millis(300));
     for _ in 0..5 {
         first.get("/unsampled")?;
     }
@@ -364,7 +547,6 @@ fn a_running_agent_takes_a_new_file_and_keeps_the_old_one_if_it_is_wrong() -> Re
     until("the fourth file", || {
         Ok(lines_with(&log, "configuration read again") > before)
     })?;
-    std::thread::sleep(Duration::from_millis(300));
     first.get("/sampled")?;
     until("a sampled span", || seen("/sampled"))?;
     ensure!(!seen("/unsampled")?, "nothing of it was to be kept");

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Result, ensure};
 
 pub mod agent;
+pub mod answering;
 pub mod answers;
 pub mod attached;
 pub mod bytes;

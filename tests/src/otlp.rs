@@ -267,11 +267,19 @@ pub fn total(request: &ExportMetricsServiceRequest, name: &str) -> f64 {
 /// # Errors
 /// When nobody answers.
 pub fn get(address: &str, path: &str) -> Result<(u16, String)> {
+    ask(address, "GET", path)
+}
+
+/// The same by another method, without a body.
+///
+/// # Errors
+/// When nobody answers.
+pub fn ask(address: &str, method: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).with_context(|| address.to_owned())?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAccept: application/openmetrics-text\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAccept: application/openmetrics-text\r\n\r\n"
     )?;
     let mut reader = BufReader::new(stream);
     let mut head = String::new();

@@ -296,7 +296,8 @@ fn exporters(
         }
     }
     if let Some(path) = &config.file {
-        let exporter = FileExporter::new(path, counters.clone()).map_err(|e| Failure::Usage(e.to_string()))?;
+        let exporter =
+            FileExporter::new(path, config.rotation, counters.clone()).map_err(|e| Failure::Usage(e.to_string()))?;
         exporters.push(Box::new(exporter));
     }
     // After OTLP: it is also closed after it.
@@ -364,8 +365,6 @@ impl Reload {
                         if self.changes.send(change).is_err() {
                             return;
                         }
-                        self.counters.reloads.increment();
-                        tracing::info!("configuration read again");
                     }
                     Err(error) => {
                         self.counters.reloads_failed.increment();
@@ -408,7 +407,8 @@ fn sentry(
         exporters.push(Box::new(SentryOtlp::new(inner, sentry.config.clone())));
     }
     let tls = sentry::tls(sentry.certificate.as_ref())?;
-    let exporter = SentryExporter::new(sentry.config, tls, counters).map_err(|e| config::Error::new(NAME, e))?;
+    let exporter =
+        SentryExporter::new(sentry.config, tls, runtime, counters).map_err(|e| config::Error::new(NAME, e))?;
     exporters.push(Box::new(exporter));
     Ok(exporters)
 }

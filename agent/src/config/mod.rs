@@ -32,6 +32,7 @@ pub mod settings;
 pub mod show;
 
 use crate::discover::resource as discovered;
+use crate::export::otlp::rotation::Rotation;
 use crate::propagation::identity::Propagators;
 use crate::span::limits::Limits;
 
@@ -95,6 +96,8 @@ pub struct Config {
     pub otlp: Option<Otlp>,
     /// File that spans are appended to as OTLP JSON.
     pub file: Option<Given<PathBuf>>,
+    /// When that file is put aside.
+    pub rotation: Rotation,
     /// How spans are queued and batched for OTLP.
     pub batch: Batch,
     /// Where request metrics go by OTLP, and whether somebody asked for it in so many words.
@@ -247,6 +250,12 @@ impl Config {
                     value: g.value.into(),
                     source: g.source,
                 }),
+            },
+            rotation: Rotation {
+                size: env.size("TRACEWIRE_OTLP_FILE_MAX_SIZE")?.map(|size| size as u64),
+                keep: env
+                    .count(&["TRACEWIRE_OTLP_FILE_KEEP"])?
+                    .unwrap_or(Rotation::default().keep),
             },
             enabled: enabled(&mut env)?,
             resource: self::resource::read(&env)?,

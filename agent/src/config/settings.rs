@@ -154,6 +154,10 @@ settings! {
         "Whether a gRPC endpoint without a scheme is spoken to without TLS"
     "otlp.file" Kind::Path, "none", ["TRACEWIRE_OTLP_FILE"], "otlp-file", live;
         "Also append spans to this file as OTLP JSON, a request a line"
+    "otlp.file_max_size" Kind::Count, "none", ["TRACEWIRE_OTLP_FILE_MAX_SIZE"], "", live;
+        "Bytes from which on that file is put aside as FILE.1; one that others move (logrotate) is made anew"
+    "otlp.file_keep" Kind::Count, "3", ["TRACEWIRE_OTLP_FILE_KEEP"], "", live;
+        "How many files that were put aside are kept"
     "batch.max_queue_size" Kind::Count, "2048", ["OTEL_BSP_MAX_QUEUE_SIZE"], "", live;
         "Most spans that wait for a receiver; what comes on top is dropped and counted"
     "batch.max_export_batch_size" Kind::Count, "512", ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"], "", live;
@@ -166,6 +170,22 @@ settings! {
         "Where request metrics go beside /metrics: otlp or none"
     "metrics.endpoint" Kind::Text, "as otlp.endpoint", ["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"], "";
         "Where metrics go, used as it is"
+    "metrics.protocol" PROTOCOLS, "as otlp.protocol", ["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"], "";
+        "How OTLP is spoken for metrics"
+    "metrics.headers" Kind::List(','), "as otlp.headers", ["OTEL_EXPORTER_OTLP_METRICS_HEADERS"], "", secret;
+        "Header fields of requests with metrics"
+    "metrics.compression" COMPRESSIONS, "as otlp.compression", ["OTEL_EXPORTER_OTLP_METRICS_COMPRESSION"], "";
+        "Compression of requests with metrics"
+    "metrics.timeout" Kind::Milliseconds, "as otlp.timeout", ["OTEL_EXPORTER_OTLP_METRICS_TIMEOUT"], "";
+        "Longest wait for an answer to metrics, ms"
+    "metrics.certificate" Kind::Path, "as otlp.certificate", ["OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE"], "";
+        "Certificate authority to trust with metrics, PEM"
+    "metrics.client_certificate" Kind::Path, "as otlp.client_certificate", ["OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE"], "";
+        "The agent's own certificate for metrics, PEM"
+    "metrics.client_key" Kind::Path, "as otlp.client_key", ["OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY"], "";
+        "Its private key, PEM"
+    "metrics.insecure" Kind::Boolean, "as otlp.insecure", ["OTEL_EXPORTER_OTLP_METRICS_INSECURE"], "";
+        "Whether a gRPC endpoint for metrics without a scheme is spoken to without TLS"
     "metrics.interval" Kind::Milliseconds, "60000", ["OTEL_METRIC_EXPORT_INTERVAL"], "";
         "Time between two exports of metrics, ms"
     "metrics.temporality" Kind::Word(&["cumulative", "delta", "lowmemory"]), "cumulative", ["OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"], "";

@@ -37,6 +37,14 @@ fn one(
         (None, Some(given)) => (given.value, given.source.to_owned()),
         (None, None) => (setting.default.to_owned(), "default".to_owned()),
     };
+    // The standard's word for it is the opposite one.
+    let (value, source) = match env.text(&["OTEL_SDK_DISABLED"])? {
+        Some(given) if setting.key == "enabled" && source == "default" => {
+            let disabled = given.value.trim().eq_ignore_ascii_case("true");
+            ((!disabled).to_string(), given.source.to_owned())
+        }
+        _ => (value, source),
+    };
     let value = if setting.secret && source != "default" {
         mask(&value)
     } else {

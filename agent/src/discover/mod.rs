@@ -10,6 +10,9 @@ pub mod resource;
 pub mod scan;
 pub mod select;
 
+/// Name of the deployment, on every resource and span.
+pub const ENVIRONMENT: &str = "deployment.environment.name";
+
 /// OpenTelemetry resource of one observed process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resource {

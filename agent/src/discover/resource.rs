@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use percent_encoding::percent_decode_str;
 use rustc_hash::FxHashMap;
 
-use super::Resource;
 use super::cgroup;
 use super::program::{self, Runtime};
 use super::scan::{Stat, executable, read_lossy};
+use super::{ENVIRONMENT, Resource};
 use crate::attribute::{Key, Value};
 
 /// How long a known process is believed to be the same without a look at `/proc`.
@@ -32,9 +32,6 @@ const GONE_LIMIT: usize = 1024;
 
 /// Longest value taken from a process's environment, bytes.
 const VALUE_LENGTH: usize = 1024;
-
-/// Name of the deployment, on every resource.
-const ENVIRONMENT: &str = "deployment.environment.name";
 
 /// What the user chose.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use super::Exporter;
 use super::summary::Summary;
 use crate::span::{Span, TraceId};
-use crate::telemetry::Counters;
+use crate::telemetry::{Component, Counters};
 
 mod line;
 mod tree;
@@ -78,6 +78,7 @@ pub struct ConsoleExporter<W> {
     out: W,
     look: Look,
     counters: Arc<Counters>,
+    component: Arc<Component>,
     traces: FxHashMap<TraceId, Trace>,
     held: usize,
     summary: Summary,
@@ -116,6 +117,9 @@ impl<W: Write + Send> ConsoleExporter<W> {
         ConsoleExporter {
             out,
             look,
+            component: counters
+                .components
+                .register("console_span_exporter", "standard output", MAX_HELD),
             counters,
             traces: FxHashMap::default(),
             held: 0,
@@ -141,7 +145,7 @@ impl<W: Write + Send> ConsoleExporter<W> {
     fn take(&mut self, spans: &[Span], now: Instant) {
         self.summary.record(spans);
         if self.closed {
-            self.counters.dropped_output.add(spans.len() as u64);
+            self.lost(spans.len() as u64, "broken_pipe");
             return;
         }
         for span in spans {
@@ -153,6 +157,7 @@ impl<W: Write + Send> ConsoleExporter<W> {
             trace.latest = now;
             self.held += 1;
         }
+        self.component.waiting.set(self.held as u64);
         while self.held > MAX_HELD {
             let most_silent = self
                 .traces
@@ -162,6 +167,11 @@ impl<W: Write + Send> ConsoleExporter<W> {
             let Some(id) = most_silent else { break };
             self.show(&[id], now);
         }
+    }
+
+    fn lost(&self, spans: u64, error: &'static str) {
+        self.counters.dropped_output.add(spans);
+        self.component.exported(spans, error.into());
     }
 
     fn show_due(&mut self, now: Instant) {
@@ -177,6 +187,7 @@ impl<W: Write + Send> ConsoleExporter<W> {
         for id in ids {
             let Some(trace) = self.traces.remove(id) else { continue };
             self.held -= trace.spans.len();
+            self.component.processed.add(trace.spans.len() as u64);
             if self.has_pace(now) {
                 if self.hidden > 0 {
                     let hidden = std::mem::take(&mut self.hidden);
@@ -190,6 +201,7 @@ impl<W: Write + Send> ConsoleExporter<W> {
             }
         }
         self.write(shown);
+        self.component.waiting.set(self.held as u64);
     }
 
     /// Whether one more tree can be shown in this second.
@@ -207,10 +219,12 @@ impl<W: Write + Send> ConsoleExporter<W> {
         }
         if let Err(error) = self.out.write_all(self.text.as_bytes()).and_then(|()| self.out.flush()) {
             self.closed = true;
+            self.lost((spans + self.held) as u64, crate::telemetry::cause(&error));
             self.error = Some(error);
-            self.counters.dropped_output.add((spans + self.held) as u64);
             self.traces.clear();
             self.held = 0;
+        } else {
+            self.component.exported(spans as u64, "".into());
         }
     }
 }

@@ -9,14 +9,15 @@ use std::time::Duration;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::Exporter;
-use crate::attribute::{Key, Value};
-use crate::span::{Kind, Span, Status, TraceId};
-use crate::telemetry::Counters;
+use super::plain::{Flat, Hex};
+use crate::span::{Kind, Span, Status};
+use crate::telemetry::{Component, Counters};
 
 /// Writes spans to `W` as JSON lines, each batch with one write.
 pub struct JsonExporter<W> {
     out: W,
     counters: Arc<Counters>,
+    component: Arc<Component>,
     buffer: Vec<u8>,
     /// The last write ended in a line: the next starts with a line break.
     torn: bool,
@@ -30,6 +31,7 @@ impl<W: Write + Send> JsonExporter<W> {
     pub fn new(out: W, counters: Arc<Counters>) -> Self {
         JsonExporter {
             out,
+            component: counters.components.register("json_span_exporter", "standard output", 0),
             counters,
             buffer: Vec::new(),
             torn: false,
@@ -43,6 +45,11 @@ impl<W: Write + Send> JsonExporter<W> {
     /// after others (disk full) each later batch is tried.
     pub fn take_error(&mut self) -> Option<io::Error> {
         self.error.take()
+    }
+
+    fn lost(&self, spans: u64, error: &'static str) {
+        self.counters.dropped_output.add(spans);
+        self.component.exported(spans, error.into());
     }
 
     /// Number of leading bytes of `self.buffer` that were written, and why not all.
@@ -66,32 +73,35 @@ impl<W: Write + Send> Exporter for JsonExporter<W> {
             return;
         }
         if self.closed {
-            self.counters.dropped_output.add(spans.len() as u64);
+            self.lost(spans.len() as u64, "broken_pipe");
             return;
         }
         self.buffer.clear();
         if self.torn {
             self.buffer.push(b'\n');
         }
+        let mut unwritten = 0;
         for span in spans {
             let start = self.buffer.len();
             if serde_json::to_writer(&mut self.buffer, &Line(span)).is_ok() {
                 self.buffer.push(b'\n');
             } else {
                 self.buffer.truncate(start);
-                self.counters.dropped_output.increment();
+                self.lost(1, "_OTHER");
+                unwritten += 1;
             }
         }
         let (written, result) = self.write();
         let Err(error) = result else {
             self.torn = false;
+            self.component.exported(spans.len() as u64 - unwritten, "".into());
             return;
         };
         let done = self.buffer.get(..written).unwrap_or_default();
         let lines = done.iter().filter(|b| **b == b'\n').count() - usize::from(self.torn && !done.is_empty());
-        self.counters
-            .dropped_output
-            .add(spans.len().saturating_sub(lines) as u64);
+        let lost = (spans.len().saturating_sub(lines) as u64).saturating_sub(unwritten);
+        self.component.exported(lines as u64, "".into());
+        self.lost(lost, crate::telemetry::cause(&error));
         self.torn = match done.last() {
             Some(last) => *last != b'\n',
             None => self.torn,
@@ -163,44 +173,6 @@ impl Serialize for JsonStatus<'_> {
             }
         }
         map.end()
-    }
-}
-
-/// At most as long as a trace id.
-struct Hex<'a>(&'a [u8]);
-
-impl Serialize for Hex<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0; 2 * size_of::<TraceId>()];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-        }
-        let text = text.get(..2 * self.0.len()).unwrap_or_default();
-        serializer.serialize_str(std::str::from_utf8(text).unwrap_or_default())
-    }
-}
-
-struct Flat<'a>(&'a [(Key, Value)]);
-
-impl Serialize for Flat<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(key, value)| (&**key, Plain(value))))
-    }
-}
-
-struct Plain<'a>(&'a Value);
-
-impl Serialize for Plain<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Value::Str(s) => serializer.serialize_str(s),
-            Value::Shared(s) => serializer.serialize_str(s),
-            Value::Int(i) => serializer.serialize_i64(*i),
-            Value::Double(d) => serializer.serialize_f64(*d),
-            Value::Bool(b) => serializer.serialize_bool(*b),
-            Value::Strings(list) => serializer.collect_seq(list.iter().map(|s| &**s)),
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::span::Span;
 pub mod console;
 pub mod json;
 pub mod otlp;
+mod plain;
 pub mod sentry;
 pub mod summary;
 

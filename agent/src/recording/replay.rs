@@ -87,11 +87,16 @@ impl Replay {
         }
     }
 
-    /// Takes a whole recording, and gives its spans to `each` as they come.
+    /// Takes a whole recording, and gives its spans to `each` as they come, with the time of
+    /// the recording, ns.
     ///
     /// # Errors
     /// Where the recording can't be read on; the spans of what came before were given.
-    pub fn all<R: Read>(&mut self, reader: &mut Reader<R>, mut each: impl FnMut(&[Span])) -> Result<(), Bad> {
+    pub fn all<R: Read>(
+        &mut self,
+        reader: &mut Reader<R>,
+        mut each: impl FnMut(&mut Vec<Span>, u64),
+    ) -> Result<(), Bad> {
         let mut spans = Vec::new();
         let result = loop {
             match reader.entry() {
@@ -100,12 +105,12 @@ impl Replay {
                 Err(bad) => break Err(bad),
             }
             if !spans.is_empty() {
-                each(&spans);
+                each(&mut spans, self.last_ns);
                 spans.clear();
             }
         };
         self.end(&mut spans);
-        each(&spans);
+        each(&mut spans, self.last_ns);
         result
     }
 }

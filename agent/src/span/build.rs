@@ -90,6 +90,14 @@ impl Builder {
         boot_to_unix_ns: i64,
     ) -> Span {
         let mut draft = Draft::new(Arc::clone(&self.names.http));
+        // The resource says it too; this is for whoever looks at spans alone.
+        let environment = resource
+            .attributes
+            .iter()
+            .find(|(name, _)| name == key::DEPLOYMENT_ENVIRONMENT_NAME);
+        if let Some((_, value)) = environment {
+            draft.put(key::DEPLOYMENT_ENVIRONMENT_NAME, value.clone());
+        }
         match exchange.protocol {
             Protocol::Grpc | Protocol::GrpcWeb | Protocol::Connect => self.rpc(exchange, &resource, &mut draft),
             Protocol::Http => self.http(exchange, &resource, &mut draft),

@@ -14,6 +14,7 @@ pub mod key {
     pub const ERROR_TYPE: &str = "error.type";
     pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
     pub const HTTP_REQUEST_METHOD_ORIGINAL: &str = "http.request.method_original";
+    pub const DEPLOYMENT_ENVIRONMENT_NAME: &str = crate::discover::ENVIRONMENT;
     pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
     pub const HTTP_ROUTE: &str = "http.route";
     pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";

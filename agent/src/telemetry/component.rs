@@ -104,6 +104,15 @@ impl Component {
     }
 }
 
+/// `error.type` of what a file or a pipe did not take.
+pub fn cause(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => "storage_full",
+        std::io::ErrorKind::BrokenPipe => "broken_pipe",
+        _ => "_OTHER",
+    }
+}
+
 /// A target without what stands behind its host: there may be a token in it.
 fn origin(target: &str) -> &str {
     let host = target.find("://").map_or(0, |place| place + 3);

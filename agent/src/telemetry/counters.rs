@@ -151,6 +151,10 @@ counters! {
     dropped_file: "spans_dropped.file",
     /// Spans written to the OTLP file.
     file_exported: "spans_written",
+    /// Times that the file of spans was put aside, by the agent for its size or by others.
+    files_rotated: "files_rotated",
+    /// Files with spans that were given up for newer ones.
+    files_discarded: "files_discarded",
     /// Requests with metrics that the OTLP receiver took.
     metrics_exported: "metrics_exported",
     /// Requests with metrics that it did not take.

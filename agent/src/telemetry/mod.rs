@@ -9,7 +9,7 @@ mod log;
 mod memory;
 mod readings;
 
-pub use component::{Component, Components};
+pub use component::{Component, Components, cause};
 pub use counters::{Counter, Counters};
 pub use durations::{BOUNDS, Durations};
 pub use log::init;

@@ -145,7 +145,11 @@ fn an_issue_speaks_a_few_times_a_minute_and_then_says_how_often_it_was_silent() 
     exporter.shutdown(DEADLINE);
     let events = sink.payloads("event");
     assert_eq!(events.len(), 4);
-    assert_eq!(events[3]["extra"]["tracewire.suppressed"], 47);
+    let suppressed: Vec<_> = events
+        .iter()
+        .filter_map(|e| e["extra"]["tracewire.suppressed"].as_u64())
+        .collect();
+    assert_eq!(suppressed, [47]);
     let report = &sink.payloads("client_report")[0];
     assert_eq!(
         report["discarded_events"],
@@ -228,35 +232,88 @@ fn what_finds_no_room_is_counted() {
     let sink = Sink::start();
     sink.delay(Duration::from_secs(60));
     let (mut exporter, counters) = exporter(&sink.dsn("abc", 7), |_| {});
-    for i in 0..1000 {
+    for i in 0..3000 {
         exporter.export(&[spans::trace(i, "OK").remove(4)]);
     }
-    assert_eq!(counters.sentry_queue_full.get(), 1000 - 256);
+    assert_eq!(counters.sentry_queue_full.get(), 3000 - 2048);
     exporter.shutdown(Duration::ZERO);
 }
 
-#[test]
-fn a_thousand_calls_are_all_that_a_transaction_has() {
-    let sink = Sink::start();
-    let (mut exporter, counters) = exporter(&sink.dsn("abc", 7), |_| {});
+/// A request with so many calls.
+fn busy(calls: u64) -> Vec<tracewire::span::Span> {
     let ledger = spans::resource(2, "ledger");
-    let mut all: Vec<_> = (10..1510)
-        .map(|id| {
-            spans::grpc(
-                spans::span(1, id, Some(2), Kind::Client, "bank.v1.Audit/Write", &ledger),
-                "OK",
-                None,
-            )
-        })
-        .collect();
+    let call = |id| spans::span(1, id, Some(2), Kind::Client, "bank.v1.Audit/Write", &ledger);
+    let mut all: Vec<_> = (10..10 + calls).map(|id| spans::grpc(call(id), "OK", None)).collect();
     let request = spans::span(1, 2, None, Kind::Server, "bank.v1.Ledger/Transfer", &ledger);
     all.push(spans::grpc(request, "OK", None));
+    all
+}
+
+/// Transactions of it: the request's own first, and all calls that are in any.
+fn parts(sink: &Sink) -> (Vec<serde_json::Value>, std::collections::BTreeSet<String>) {
+    let mut transactions = sink.payloads("transaction");
+    transactions.sort_by_key(|t| t["contexts"]["trace"]["op"] != "grpc.server");
+    let calls = transactions.iter().flat_map(|t| t["spans"].as_array().unwrap());
+    let ids: Vec<_> = calls.map(|c| c["span_id"].as_str().unwrap().to_owned()).collect();
+    let unique: std::collections::BTreeSet<_> = ids.iter().cloned().collect();
+    assert_eq!(ids.len(), unique.len(), "a call is sent once");
+    (transactions, unique)
+}
+
+#[test]
+fn what_is_more_than_a_transaction_has_goes_in_others_of_the_same_trace() {
+    let sink = Sink::start();
+    let (mut exporter, counters) = exporter(&sink.dsn("abc", 7), |_| {});
+    exporter.export(&busy(2500));
+    exporter.shutdown(DEADLINE);
+    let (transactions, ids) = parts(&sink);
+    let lengths: Vec<_> = transactions
+        .iter()
+        .map(|t| t["spans"].as_array().unwrap().len())
+        .collect();
+    assert_eq!((lengths.len(), lengths[0], ids.len()), (3, 1000, 2500));
+    let request = &transactions[0];
+    for more in &transactions[1..] {
+        assert_eq!(more["transaction"], "bank.v1.Ledger/Transfer (continued)");
+        let (trace, own) = (&more["contexts"]["trace"], &request["contexts"]["trace"]);
+        assert_eq!(trace["trace_id"], own["trace_id"]);
+        assert_eq!(
+            (&trace["parent_span_id"], &trace["op"]),
+            (&own["span_id"], &"default".into())
+        );
+        for call in more["spans"].as_array().unwrap() {
+            assert_eq!(call["parent_span_id"], own["span_id"]);
+        }
+    }
+    assert_eq!(counters.sentry_too_large.get(), 0);
+}
+
+#[test]
+fn what_is_larger_than_an_item_may_be_goes_in_several() {
+    let sink = Sink::start();
+    let (mut exporter, counters) = exporter(&sink.dsn("abc", 7), |_| {});
+    let mut all = busy(40);
+    // Each call has 100 KiB: ten fit.
+    for span in all.iter_mut().filter(|s| s.kind == Kind::Client) {
+        let long = tracewire::attribute::Value::Shared("x".repeat(100 << 10).into());
+        span.attributes.push(("rpc.request.metadata.x".into(), long));
+    }
     exporter.export(&all);
     exporter.shutdown(DEADLINE);
-    let transactions = sink.payloads("transaction");
-    assert_eq!(transactions.len(), 1);
-    assert_eq!(transactions[0]["spans"].as_array().unwrap().len(), 1000);
-    assert!(counters.sentry_too_large.get() > 0);
+    let (transactions, ids) = parts(&sink);
+    assert_eq!(ids.len(), 40, "{} transactions", transactions.len());
+    assert!(transactions.iter().all(|t| t.to_string().len() <= 1 << 20));
+    assert_eq!(counters.sentry_too_large.get(), 0);
+    // One that no transaction has room for is counted, and costs nothing else.
+    let sink = Sink::start();
+    let (mut exporter, counters) = self::exporter(&sink.dsn("abc", 7), |_| {});
+    let mut all = busy(3);
+    let long = tracewire::attribute::Value::Shared("x".repeat(2 << 20).into());
+    all[1].attributes.push(("rpc.request.metadata.x".into(), long));
+    exporter.export(&all);
+    exporter.shutdown(DEADLINE);
+    assert_eq!(parts(&sink).1.len(), 2);
+    assert_eq!(counters.sentry_too_large.get(), 1);
 }
 
 #[test]

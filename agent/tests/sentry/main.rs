@@ -14,11 +14,21 @@ mod spotlight;
 mod tree;
 mod trust;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tracewire::export::sentry::config::Secret;
 use tracewire::export::sentry::{self, Config, SentryExporter};
 use tracewire::telemetry::Counters;
+
+/// Where exporters send from.
+fn runtime() -> tokio::runtime::Handle {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    let make = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    };
+    RUNTIME.get_or_init(make).handle().clone()
+}
 
 /// An exporter to that DSN.
 fn exporter(dsn: &str, change: impl FnOnce(&mut Config)) -> (SentryExporter, Arc<Counters>) {
@@ -29,6 +39,6 @@ fn exporter(dsn: &str, change: impl FnOnce(&mut Config)) -> (SentryExporter, Arc
     };
     change(&mut config);
     let counters = Arc::new(Counters::default());
-    let exporter = SentryExporter::new(config, sentry::tls(None).unwrap(), &counters).unwrap();
+    let exporter = SentryExporter::new(config, sentry::tls(None).unwrap(), &runtime(), &counters).unwrap();
     (exporter, counters)
 }

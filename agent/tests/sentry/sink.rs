@@ -135,7 +135,11 @@ impl Sink {
                 return;
             }
             let mut bytes = Vec::new();
-            GzDecoder::new(body.as_slice()).read_to_end(&mut bytes).unwrap();
+            if field("content-encoding") == "gzip" {
+                GzDecoder::new(body.as_slice()).read_to_end(&mut bytes).unwrap();
+            } else {
+                bytes = body;
+            }
             let mut parts = bytes.splitn(3, |b| *b == b'\n');
             let mut json = || serde_json::from_slice(parts.next().unwrap()).unwrap();
             let envelope = Envelope {

@@ -1,6 +1,7 @@
 //! The tree of a trace in Spotlight.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -46,8 +47,23 @@ fn spotlight_has_the_whole_tree_and_the_error_in_it() {
             "0af7651916cd43dd8448eb211c80319c"
         );
     }
-    // To look at the page while it is there: SPOTLIGHT_KEEP=seconds. A picture of it:
-    // chromium --headless --no-sandbox --virtual-time-budget=15000 --screenshot=FILE ADDRESS
+    // A picture of the tree: SPOTLIGHT_PICTURE=/tmp/tree.png cargo test -p tracewire --test sentry spotlight
+    if let Ok(file) = std::env::var("SPOTLIGHT_PICTURE") {
+        let page = format!("http://127.0.0.1:{}/telemetry/traces/{trace:032x}", spotlight.port);
+        let made = Command::new("chromium")
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--hide-scrollbars",
+                "--window-size=1400,900",
+            ])
+            .arg("--virtual-time-budget=15000")
+            .arg(format!("--screenshot={file}"))
+            .arg(page)
+            .status();
+        assert!(made.unwrap().success(), "Debian: apt-get install chromium");
+    }
+    // To look at the page while it is there: SPOTLIGHT_KEEP=seconds.
     if let Ok(seconds) = std::env::var("SPOTLIGHT_KEEP") {
         eprintln!("http://127.0.0.1:{}/", spotlight.port);
         std::thread::sleep(Duration::from_secs(seconds.parse().unwrap()));

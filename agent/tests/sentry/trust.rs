@@ -65,7 +65,8 @@ fn an_authority_of_one_s_own_is_trusted_if_it_is_named_and_not_else() {
             default: Some(Secret::parse(&format!("https://key@localhost:{port}/7")).unwrap()),
             ..Config::default()
         };
-        let mut exporter = SentryExporter::new(config, sentry::tls(trusted).unwrap(), &counters).unwrap();
+        let mut exporter =
+            SentryExporter::new(config, sentry::tls(trusted).unwrap(), &crate::runtime(), &counters).unwrap();
         exporter.export(&spans::trace(1, "OK"));
         exporter.shutdown(Duration::from_secs(4));
         assert_eq!(counters.sentry_transactions.get(), expected, "{trusted:?}");

@@ -114,6 +114,9 @@ pub struct Arguments {
     /// The service and its client speak TLS
     #[arg(long)]
     tls: bool,
+    /// What each exporter costs a span, at 10,000 spans a second, and nothing else
+    #[arg(long, conflicts_with_all = ["variant", "load", "tls"])]
+    exporters: bool,
     /// Also a run of each variant in which the kernel times the programs
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     timed: bool,
@@ -136,12 +139,39 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
     };
     let stop = Stop::on_signals()?;
+    if arguments.exporters {
+        return exporters(agent, arguments, &stop);
+    }
     for service in Service::ALL {
         if arguments.service.is_none_or(|only| only == service) {
             let bench = Bench::new(agent.clone(), workload(service)?, arguments.observe, arguments.tls)?;
             measure(&bench, service, arguments, &stop)?;
         }
     }
+    Ok(())
+}
+
+/// The same load with each exporter in turn.
+fn exporters(agent: PathBuf, arguments: &Arguments, stop: &Stop) -> Result<()> {
+    let service = arguments.service.unwrap_or(Service::Go);
+    let bench = Bench::new(agent, workload(service)?, arguments.observe, false)?;
+    let sides = arguments.observe.sides();
+    let rate = FIXED / sides;
+    let load = Load {
+        calls: rate * arguments.seconds,
+        rate,
+    };
+    let step = Step::begin(format!("{}: each exporter at {FIXED} spans/s", service.name()));
+    let mut runs: Vec<(Variant, Vec<Run>)> = Variant::EXPORTERS.map(|variant| (variant, Vec::new())).into();
+    for round in 1..=arguments.rounds {
+        ensure!(!stop.is_wanted(), "interrupted");
+        step.line(&format!("round {round} of {}", arguments.rounds));
+        for (variant, runs) in &mut runs {
+            runs.push(bench.run(Watch::On(*variant), load, stop)?);
+        }
+    }
+    step.done();
+    report::exporters(&runs);
     Ok(())
 }
 

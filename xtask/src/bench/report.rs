@@ -98,6 +98,39 @@ pub fn print(title: &str, runs: &[(Run, Run)], timed: Option<&Run>, sides: u64, 
     }
 }
 
+/// Prints what each exporter costs: medians of its runs.
+pub fn exporters(runs: &[(Variant, Vec<Run>)]) {
+    let figure = |runs: &[Run], figure: &dyn Fn(&Agent) -> f64| {
+        median(runs.iter().filter_map(|run| run.agent.as_ref()).map(figure))
+    };
+    let cost = |runs: &[Run]| figure(runs, &|agent| micros(agent.cpu) / agent.counter("spans").max(1) as f64);
+    let none = runs.first().map_or(0.0, |(_, runs)| cost(runs));
+    println!(
+        "\n  {:<12} {:>14} {:>14} {:>14} {:>10} {:>10}",
+        "exporter", "CPU, µs a span", "of it, export", "peak, MiB ≤ 50", "spans", "dropped"
+    );
+    for (variant, runs) in runs {
+        let dropped: u64 = runs
+            .iter()
+            .filter_map(|run| run.agent.as_ref())
+            .map(|agent| {
+                ["spans_dropped.", "sentry_dropped.", "lost_events."]
+                    .map(|name| agent.counters_of(name))
+                    .iter()
+                    .sum::<u64>()
+            })
+            .sum();
+        println!(
+            "  {:<12} {:>14.2} {:>14.2} {:>14.1} {:>10.0} {dropped:>10}",
+            variant.name(),
+            cost(runs),
+            cost(runs) - none,
+            figure(runs, &|agent| agent.peak_in_load as f64 / f64::from(1 << 20)),
+            figure(runs, &|agent| agent.counter("spans") as f64),
+        );
+    }
+}
+
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }

@@ -31,6 +31,17 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// Those that differ in where spans go; the first is the measure of the others.
+    pub const EXPORTERS: [Variant; 7] = [
+        Variant::NoExport,
+        Variant::On,
+        Variant::Grpc,
+        Variant::Gzip,
+        Variant::File,
+        Variant::Json,
+        Variant::Sentry,
+    ];
+
     /// Its name, as on the command line.
     pub fn name(self) -> String {
         let value = self.to_possible_value();

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::attribute::Value;
 use crate::export::example;
 
 #[derive(Default)]

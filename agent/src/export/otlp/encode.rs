@@ -52,13 +52,13 @@ mod field {
 }
 
 /// `SPAN_KIND_SERVER` and `SPAN_KIND_CLIENT`.
-const SERVER: u64 = 2;
-const CLIENT: u64 = 3;
+pub(super) const SERVER: u64 = 2;
+pub(super) const CLIENT: u64 = 3;
 /// `STATUS_CODE_ERROR`.
 const ERROR: u64 = 2;
 /// `SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK` and `SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK`.
-const HAS_IS_REMOTE: u32 = 0x100;
-const IS_REMOTE: u32 = 0x200;
+pub(super) const HAS_IS_REMOTE: u32 = 0x100;
+pub(super) const IS_REMOTE: u32 = 0x200;
 
 /// Wire types of protobuf's encoding.
 const VARINT: u8 = 0;

@@ -2,14 +2,12 @@
 //! `protocol/file-exporter.md`). A disk that is full costs the spans of that
 //! time, which are counted; when there is room again, the file goes on at a new line.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::message;
+use super::json;
+use super::rotation::{Rotated, Rotation};
 use crate::config::{Error, Given};
 use crate::export::Exporter;
 use crate::span::Span;
@@ -17,9 +15,10 @@ use crate::telemetry::{Component, Counters};
 
 /// Appends to a file.
 pub struct FileExporter {
-    file: File,
+    file: Rotated,
     counters: Arc<Counters>,
     component: Arc<Component>,
+    line: Vec<u8>,
     /// The last write ended within a line.
     torn: bool,
     failing: bool,
@@ -30,13 +29,9 @@ impl FileExporter {
     ///
     /// # Errors
     /// Names the flag or variable and what the system said.
-    pub fn new(path: &Given<impl AsRef<Path>>, counters: Arc<Counters>) -> Result<Self, Error> {
+    pub fn new(path: &Given<impl AsRef<Path>>, rotation: Rotation, counters: Arc<Counters>) -> Result<Self, Error> {
         let shown = path.value.as_ref().display();
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path.value.as_ref())
+        let file = Rotated::open(path.value.as_ref(), rotation)
             .map_err(|e| Error::new(path.source, format_args!("{shown}: {e}")))?;
         let component = counters
             .components
@@ -45,13 +40,25 @@ impl FileExporter {
             file,
             counters,
             component,
+            line: Vec::new(),
             torn: false,
             failing: false,
         })
     }
 
-    fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
-        let mut rest = line;
+    fn write(&mut self, spans: &[Span]) -> std::io::Result<()> {
+        self.line.clear();
+        self.line.push(b'\n');
+        serde_json::to_writer(&mut self.line, &json::Request(spans))?;
+        self.line.push(b'\n');
+        let moved = self.file.prepare(self.line.len())?;
+        if moved.rotated || moved.reopened {
+            self.torn = false;
+            self.counters.files_rotated.increment();
+            self.counters.files_discarded.add(u64::from(moved.discarded));
+        }
+        // A line break at its start only behind a torn line.
+        let mut rest = self.line.get(usize::from(!self.torn)..).unwrap_or_default();
         while !rest.is_empty() {
             match self.file.write(rest) {
                 Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
@@ -72,17 +79,7 @@ impl Exporter for FileExporter {
         if spans.is_empty() {
             return;
         }
-        let mut line = Vec::new();
-        if self.torn {
-            line.push(b'\n');
-        }
-        let written = match serde_json::to_writer(&mut line, &message::request(spans)) {
-            Ok(()) => {
-                line.push(b'\n');
-                self.write(&line)
-            }
-            Err(e) => Err(e.into()),
-        };
+        let written = self.write(spans);
         match written {
             Ok(()) => {
                 self.counters.file_exported.add(spans.len() as u64);
@@ -93,9 +90,8 @@ impl Exporter for FileExporter {
             }
             Err(error) => {
                 self.counters.dropped_file.add(spans.len() as u64);
-                let full = error.kind() == std::io::ErrorKind::StorageFull;
-                let word = if full { "storage_full" } else { "_OTHER" };
-                self.component.exported(spans.len() as u64, word.into());
+                self.component
+                    .exported(spans.len() as u64, crate::telemetry::cause(&error).into());
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!("OTLP file: {error}; spans are dropped until there is room again");
                 }
@@ -104,7 +100,7 @@ impl Exporter for FileExporter {
     }
 
     fn shutdown(&mut self, _deadline: Duration) {
-        let _ = self.file.sync_data();
+        let _ = self.file.sync();
     }
 }
 
@@ -113,6 +109,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 
+    use super::super::message;
     use super::*;
     use crate::export::example;
 
@@ -125,7 +122,7 @@ mod tests {
         };
         let counters = Arc::new(Counters::default());
         for id in [1, 2] {
-            let mut exporter = FileExporter::new(&path, counters.clone()).unwrap();
+            let mut exporter = FileExporter::new(&path, Rotation::default(), counters.clone()).unwrap();
             exporter.export(&[example::server(7, id, None)]);
             exporter.shutdown(Duration::ZERO);
         }
@@ -147,7 +144,7 @@ mod tests {
             value: "/dev/full",
             source: "--otlp-file",
         };
-        let mut exporter = FileExporter::new(&path, counters.clone()).unwrap();
+        let mut exporter = FileExporter::new(&path, Rotation::default(), counters.clone()).unwrap();
         exporter.export(&[example::server(7, 1, None), example::server(7, 2, None)]);
         assert_eq!((counters.file_exported.get(), counters.dropped_file.get()), (0, 2));
     }

@@ -26,10 +26,12 @@ mod codec;
 mod encode;
 mod endpoint;
 pub mod file;
+mod json;
 mod message;
 pub mod metrics;
 mod proxy;
 mod retry;
+pub mod rotation;
 pub(super) mod tls;
 mod transport;
 mod worker;
@@ -40,7 +42,7 @@ mod tests;
 pub use message::{SCHEMA_URL, SCOPE_NAME, request};
 
 use endpoint::Target;
-pub(super) use retry::chain;
+pub(super) use retry::{chain, word};
 
 use retry::Backoff;
 use transport::Transport;

@@ -13,6 +13,7 @@ use crate::config::{Compression, Config, ExportFlags, LogFlags, Otlp};
 use crate::export::example;
 use crate::span::{Kind, Status};
 
+mod answers;
 mod receiver;
 mod same_as_sdk;
 

@@ -3,23 +3,52 @@
 //! by the share that was kept. Where one of Sentry's SDKs began the trace, it is what
 //! that said, unchanged: it is frozen at the head.
 
-use sentry::protocol::DynamicSamplingContext;
 use sentry::types::Dsn;
 use serde_json::Value as Json;
 use tracewire_common::sampling::{MAX, Threshold, randomness};
 
 use super::subject::{Subject, hex};
 use super::words;
+use crate::export::plain::Hex;
 use crate::propagation::tracestate;
 use crate::span::Span;
 use crate::span::conventions::key;
 
+/// Of a trace: what its head said, or what is known here.
+#[derive(Debug, serde::Serialize)]
+#[serde(untagged)]
+pub enum Context<'a> {
+    /// By the head, unchanged.
+    Frozen(Json),
+    /// Where the trace begins here, or nobody said.
+    Own(Own<'a>),
+}
+
+/// All values are texts by the protocol, numbers too. (The crate's type does the same by way of
+/// a tree of values, for ten times the price: it goes with each transaction.)
+#[derive(Debug, serde::Serialize)]
+pub struct Own<'a> {
+    trace_id: Hex<'a>,
+    public_key: &'a str,
+    sample_rate: String,
+    sample_rand: String,
+    sampled: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    release: Option<&'a str>,
+    environment: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    org_id: Option<String>,
+}
+
 /// Of a span's trace. `share` is that of Sentry alone, on top of the trace's own.
-pub fn context(span: &Span, subject: &Subject, dsn: &Dsn, share: Threshold) -> Json {
-    span.sentry_head
-        .as_deref()
-        .and_then(|said| frozen(said, span))
-        .unwrap_or_else(|| serde_json::to_value(own(span, subject, dsn, share)).unwrap_or_default())
+pub fn context<'a>(span: &'a Span, subject: &'a Subject, dsn: &'a Dsn, share: Threshold) -> Context<'a> {
+    let said = span.sentry_head.as_deref();
+    match said.and_then(|said| frozen(said, span)) {
+        Some(frozen) => Context::Frozen(frozen),
+        None => Context::Own(own(span, subject, dsn, share)),
+    }
 }
 
 /// What the head said of this very trace; `None`: of another, or not enough to be one.
@@ -39,30 +68,20 @@ fn frozen(said: &str, span: &Span) -> Option<Json> {
     (same && context.contains_key("public_key")).then_some(Json::Object(context))
 }
 
-/// Where the trace begins here, or nobody said.
-fn own(span: &Span, subject: &Subject, dsn: &Dsn, share: Threshold) -> DynamicSamplingContext {
-    let mut context = DynamicSamplingContext::new()
-        .with_trace_id(span.context.trace_id.into())
-        .with_public_key(dsn.public_key().to_owned())
-        .with_environment(subject.environment.clone())
-        .with_sampled(true);
+fn own<'a>(span: &'a Span, subject: &'a Subject, dsn: &'a Dsn, share: Threshold) -> Own<'a> {
     #[expect(clippy::cast_possible_truncation, reason = "the protocol's precision")]
-    {
-        context = context.with_sample_rate(rate(span, share) as f32);
+    let rate = rate(span, share) as f32;
+    Own {
+        trace_id: Hex(&span.context.trace_id),
+        public_key: dsn.public_key(),
+        sample_rate: rate.to_string(),
+        sample_rand: format!("{:.6}", rand(span)),
+        sampled: "true",
+        release: subject.release.as_deref(),
+        environment: &subject.environment,
+        transaction: (words::source(span) == "route").then_some(&*span.name),
+        org_id: dsn.org_id().map(|org| org.to_string()),
     }
-    if let Ok(rand) = rand(span).try_into() {
-        context = context.with_sample_rand(rand);
-    }
-    if let Some(release) = &subject.release {
-        context = context.with_release(release.clone());
-    }
-    if words::source(span) == "route" {
-        context = context.with_transaction(span.name.to_string());
-    }
-    if let Some(org) = dsn.org_id() {
-        context = context.with_org_id(org);
-    }
-    context
 }
 
 /// Share of traces like this one that reach Sentry. One that is kept for its error stands
@@ -120,7 +139,7 @@ mod tests {
         let subject = Subject::new(&span.resource, None, None, None);
         let mut rate = |state: Option<&str>, share| {
             span.context.trace_state = state.map(Into::into);
-            let json = context(&span, &subject, &dsn, Threshold::of_ratio(share));
+            let json = serde_json::to_value(context(&span, &subject, &dsn, Threshold::of_ratio(share))).unwrap();
             assert_eq!(json["org_id"], "42");
             assert_eq!(
                 (json["sampled"].as_str(), json["public_key"].as_str()),
@@ -142,7 +161,10 @@ mod tests {
         let id = format!("{:032x}", 0xab);
         let said = "public_key=other,sample_rate=0.25,transaction=GET%20%2Fa%2Fbob%40example.com";
         span.sentry_head = Some(format!("trace_id={id},{said}").into());
-        let context = |span: &Span| super::context(span, &subject, &dsn, Threshold::of_ratio(0.5));
+        let context = |span: &Span| {
+            let context = super::context(span, &subject, &dsn, Threshold::of_ratio(0.5));
+            serde_json::to_value(context).unwrap()
+        };
         assert_eq!(
             context(&span),
             serde_json::json!({

@@ -5,56 +5,86 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use serde_json::{Value as Json, json};
 
 use super::limits::Category;
+use super::subject::{SDK, Sdk};
+use crate::export::plain::Hex;
 
 /// Largest item, bytes: Relay's limit for events is 1 MiB.
 pub const LARGEST: usize = 1 << 20;
 
-/// One item on its way.
-#[derive(Debug)]
-pub struct Sealed {
-    /// The envelope's bytes.
-    pub bytes: Vec<u8>,
-    /// Bytes of its item alone.
-    pub item: usize,
+/// Writes envelopes; keeps the memory that an item is written to.
+#[derive(Debug, Default)]
+pub struct Sealer {
+    item: Vec<u8>,
 }
 
-/// An envelope around one item. `spans`: number of spans below a transaction.
-///
-/// # Errors
-/// If the payload can't be written as JSON.
-pub fn seal(
-    event_id: Option<&str>,
-    trace: Option<&Json>,
-    kind: &str,
-    spans: Option<usize>,
-    payload: &impl Serialize,
-) -> serde_json::Result<Sealed> {
-    let mut header = serde_json::Map::new();
-    if let Some(id) = event_id {
-        header.insert("event_id".into(), id.into());
+/// Why an envelope was not made.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unsealed {
+    /// The item is larger than [`LARGEST`].
+    TooLarge,
+    /// It can't be written as JSON.
+    Unwritable,
+}
+
+#[derive(Serialize)]
+struct Header<'a, T: Serialize> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<Hex<'a>>,
+    sdk: Sdk,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a T>,
+}
+
+#[derive(Serialize)]
+struct Item<'a> {
+    r#type: &'a str,
+    length: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span_count: Option<usize>,
+}
+
+impl Sealer {
+    /// An envelope around one item. `spans`: number of spans below a transaction.
+    ///
+    /// # Errors
+    /// See [`Unsealed`].
+    pub fn seal(
+        &mut self,
+        event_id: Option<&[u8; 16]>,
+        trace: Option<&impl Serialize>,
+        kind: &str,
+        spans: Option<usize>,
+        payload: &impl Serialize,
+    ) -> Result<Vec<u8>, Unsealed> {
+        self.item.clear();
+        serde_json::to_writer(&mut self.item, payload).map_err(|_| Unsealed::Unwritable)?;
+        let length = self.item.len();
+        if length > LARGEST {
+            // What was that large once is not kept for all that is small.
+            self.item = Vec::new();
+            return Err(Unsealed::TooLarge);
+        }
+        let header = Header {
+            event_id: event_id.map(|id| Hex(id)),
+            sdk: SDK,
+            trace,
+        };
+        let item = Item {
+            r#type: kind,
+            length,
+            span_count: spans,
+        };
+        let mut bytes = Vec::with_capacity(length + 768);
+        serde_json::to_writer(&mut bytes, &header).map_err(|_| Unsealed::Unwritable)?;
+        bytes.push(b'\n');
+        serde_json::to_writer(&mut bytes, &item).map_err(|_| Unsealed::Unwritable)?;
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&self.item);
+        bytes.push(b'\n');
+        Ok(bytes)
     }
-    header.insert("sdk".into(), super::subject::sdk());
-    if let Some(trace) = trace {
-        header.insert("trace".into(), trace.clone());
-    }
-    let body = serde_json::to_vec(payload)?;
-    let mut item = json!({"type": kind, "length": body.len()});
-    if let (Some(spans), Some(item)) = (spans, item.as_object_mut()) {
-        item.insert("span_count".into(), spans.into());
-    }
-    let mut bytes = serde_json::to_vec(&header)?;
-    bytes.push(b'\n');
-    serde_json::to_writer(&mut bytes, &item)?;
-    bytes.push(b'\n');
-    bytes.extend_from_slice(&body);
-    bytes.push(b'\n');
-    Ok(Sealed {
-        bytes,
-        item: body.len(),
-    })
 }
 
 /// What an envelope carries: the category of its item, and the spans that are lost with it.

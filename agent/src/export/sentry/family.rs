@@ -16,7 +16,7 @@ const GRACE: u64 = 1_000_000_000;
 /// How long a call waits for the request that it was made for, ns.
 const PATIENCE: u64 = 120_000_000_000;
 /// Spans that wait at a time; the oldest make room.
-const WAITING: usize = 16 * 1024;
+pub const WAITING: usize = 16 * 1024;
 
 /// One transaction in the making.
 #[derive(Debug)]
@@ -81,6 +81,11 @@ impl Families {
         {
             self.orphan(out);
         }
+    }
+
+    /// Spans that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// All that wait.

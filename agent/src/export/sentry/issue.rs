@@ -6,11 +6,13 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use rustc_hash::FxHashMap;
-use sentry::protocol::{Breadcrumb, Context, Event, Exception, Level, Map, Mechanism, TraceContext, Uuid, Values};
+use sentry::protocol::{
+    Breadcrumb, ClientSdkInfo, Context, Event, Exception, Level, Map, Mechanism, TraceContext, Uuid, Values,
+};
 use serde_json::{Value as Json, json};
 
 use super::family::Family;
-use super::subject::{Subject, cut, hex, seconds};
+use super::subject::{Data, SDK, Subject, cut, hex, seconds};
 use super::{transaction, words};
 use crate::span::{Span, Status};
 
@@ -137,13 +139,16 @@ pub fn event(family: &Family, subject: &Subject, id: Uuid, suppressed: u64) -> E
         },
         tags,
         extra,
-        sdk: serde_json::from_value(super::subject::sdk()).ok().map(Cow::Owned),
+        sdk: to::<ClientSdkInfo>(SDK).map(Cow::Owned),
         ..Event::default()
     }
 }
 
 fn context(span: &Span) -> TraceContext {
-    let data = super::subject::data(&span.attributes, true);
+    let data = to::<Map<String, Json>>(Data {
+        attributes: &span.attributes,
+        server: true,
+    });
     TraceContext {
         span_id: span.context.span_id.into(),
         trace_id: span.context.trace_id.into(),
@@ -151,9 +156,14 @@ fn context(span: &Span) -> TraceContext {
         op: Some(words::op(span).into()),
         status: words::status(span).and_then(|s| s.parse().ok()),
         origin: Some(words::origin(span).into()),
-        data: data.into_iter().collect(),
+        data: data.unwrap_or_default(),
         ..TraceContext::default()
     }
+}
+
+/// The crate's form of one of ours; errors are few, so it may cost a little.
+fn to<T: serde::de::DeserializeOwned>(ours: impl serde::Serialize) -> Option<T> {
+    serde_json::to_value(ours).and_then(serde_json::from_value).ok()
 }
 
 /// A call that the request made.

@@ -39,6 +39,19 @@ impl Reason {
             Reason::TooLarge => "buffer_overflow",
         }
     }
+
+    /// The same as `error.type` of the agent's own numbers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Reason::RateLimit => "rate_limited",
+            Reason::QueueOverflow => "queue_full",
+            Reason::Network => "network",
+            Reason::SendError => "refused",
+            Reason::SampleRate => "sample_rate",
+            Reason::Shutdown => "shutdown",
+            Reason::TooLarge => "too_large",
+        }
+    }
 }
 
 /// Counts since the last report.

@@ -3,9 +3,10 @@
 //! an error reaches Sentry even where its trace was not sampled, and nothing
 //! personal goes with it.
 //!
-//! The `sentry` crate gives the client, the DSN, the queue and its thread, and
+//! The `sentry` crate gives the client, the DSN, the transport's place in it, and
 //! the payloads of events. What it lacks stands beside it: transactions that say
-//! where their name is from (`transaction`), limits that only grow (`limits`),
+//! where their name is from (`transaction`), a way with several requests at once
+//! (`transport`) and a queue that counts (`queue`), limits that only grow (`limits`),
 //! reports of what was discarded (`losses`). Its global hub is not used: there
 //! is one client a project.
 
@@ -17,10 +18,11 @@ use rustc_hash::FxHashMap;
 use sentry::protocol::Uuid;
 use sentry::types::Dsn;
 use sentry::{Client, ClientOptions, Envelope};
+use tokio::runtime::Handle;
 
 use super::Exporter;
 use crate::config::Given;
-use crate::span::{Kind, Span, Status};
+use crate::span::{Kind, Span, SpanId, Status};
 use crate::telemetry::Counters;
 
 pub mod config;
@@ -31,6 +33,7 @@ mod issue;
 mod limits;
 mod losses;
 pub mod otlp;
+mod queue;
 mod subject;
 mod transaction;
 mod transport;
@@ -38,16 +41,20 @@ mod words;
 
 pub use config::Config;
 
+use envelope::{Sealer, Unsealed};
 use family::{Families, Family};
 use issue::Caps;
 use limits::Category;
 use losses::Reason;
+use queue::Shared;
 use subject::Subject;
 use transaction::{SPANS, Transaction};
-use transport::{Factory, Shared};
+use transport::Factory;
 
 /// How often losses are told.
 const REPORT: Duration = Duration::from_secs(30);
+/// How long what is given up may take to be counted.
+const SETTLE: Duration = Duration::from_millis(100);
 /// Processes whose description is remembered at a time.
 const SUBJECTS: usize = 4096;
 
@@ -63,6 +70,9 @@ pub fn tls(certificate: Option<&Given<PathBuf>>) -> Result<rustls::ClientConfig,
     super::otlp::tls::Tls::read(&trust)?.client_config()
 }
 
+/// A report is of no trace.
+const NO_TRACE: Option<&()> = None;
+
 /// One project of Sentry.
 struct Project {
     client: Client,
@@ -77,18 +87,27 @@ pub struct SentryExporter {
     /// By resource: index of the project, and description.
     known: FxHashMap<u64, Option<(usize, Arc<Subject>)>>,
     families: Families,
+    sealer: Sealer,
     caps: Caps,
     start: Instant,
     reported: Instant,
+    /// At the end there is time to wait for a place in the queue.
+    until: Option<Instant>,
     closed: bool,
 }
 
 impl SentryExporter {
-    /// An exporter by `config`. `tls`: whom it trusts. Connects when there is something to send.
+    /// An exporter by `config`, sending from tasks on `runtime`. `tls`: whom it trusts. Connects
+    /// when there is something to send.
     ///
     /// # Errors
     /// If no HTTP client can be made.
-    pub fn new(config: Config, tls: rustls::ClientConfig, counters: &Arc<Counters>) -> Result<Self, String> {
+    pub fn new(
+        config: Config,
+        tls: rustls::ClientConfig,
+        runtime: &Handle,
+        counters: &Arc<Counters>,
+    ) -> Result<Self, String> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
@@ -102,9 +121,15 @@ impl SentryExporter {
             if projects.iter().any(|p| p.dsn == *dsn) {
                 continue;
             }
-            let shared = Arc::new(Shared::new(counters.clone()));
+            // Never the key: it is a secret of a kind.
+            let to = format!("{}://{}/{}", dsn.scheme(), dsn.host(), dsn.project_id());
+            let component = counters
+                .components
+                .register("sentry_span_exporter", &to, family::WAITING);
+            let shared = Arc::new(Shared::new(counters.clone(), component));
             let factory = Factory {
                 http: http.clone(),
+                runtime: runtime.clone(),
                 shared: shared.clone(),
             };
             let mut options = ClientOptions::default();
@@ -125,14 +150,23 @@ impl SentryExporter {
             projects,
             known: FxHashMap::default(),
             families: Families::default(),
+            sealer: Sealer::default(),
             start: now,
             reported: now,
+            until: None,
             closed: false,
         })
     }
 
     fn now_ns(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Spans that wait for the rest of their transaction: of all projects, told by the first.
+    fn tell(&self) {
+        if let Some(project) = self.projects.first() {
+            project.shared.component.waiting.set(self.families.waiting() as u64);
+        }
     }
 
     fn send(&mut self, families: &mut Vec<Family>) {
@@ -172,12 +206,16 @@ impl SentryExporter {
         let Some((index, subject)) = self.subject(&family.root) else {
             return;
         };
+        if let Some(project) = self.projects.get(index) {
+            let spans = family.calls.len() as u64 + 1;
+            project.shared.component.processed.add(spans);
+        }
         let failed = family.root.kind == Kind::Server && matches!(family.root.status, Status::Error(_));
         if failed {
             self.issue(index, &subject, &family);
         }
         if self.config.transactions {
-            self.transaction(index, &subject, family);
+            self.transaction(index, &subject, &family);
         }
     }
 
@@ -190,79 +228,121 @@ impl SentryExporter {
             project.shared.lost(Reason::SampleRate, Category::Error, 0);
             return;
         };
-        if !project.shared.allows(Category::Error) {
-            project.shared.lost(Reason::RateLimit, Category::Error, 0);
+        if !project.has_room(Category::Error, 0, self.until) {
             return;
         }
-        let id = Uuid::from_bytes(rand::random());
-        let event = issue::event(family, subject, id, suppressed);
+        let id: [u8; 16] = rand::random();
+        let mut event = issue::event(family, subject, Uuid::from_bytes(id), suppressed);
         let trace = dsc::context(&family.root, subject, &project.dsn, self.config.share);
-        let sealed = envelope::seal(Some(&id.simple().to_string()), Some(&trace), "event", None, &event);
-        if let Ok(sealed) = sealed {
-            project.hand_over(sealed.bytes, Category::Error, 0);
+        let sealer = &mut self.sealer;
+        let mut seal = |event: &_| sealer.seal(Some(&id), Some(&trace), "event", None, event);
+        let mut sealed = seal(&event);
+        if sealed == Err(Unsealed::TooLarge) {
+            // The failure itself matters more than what was called before.
+            event.breadcrumbs.values.clear();
+            sealed = seal(&event);
+        }
+        match sealed {
+            Ok(bytes) => project.hand_over(bytes),
+            Err(_) => project.none(Reason::TooLarge, Category::Error, 0),
         }
     }
 
-    fn transaction(&mut self, index: usize, subject: &Subject, mut family: Family) {
+    /// A transaction, and more of them where its calls are too many or too large for one.
+    fn transaction(&mut self, index: usize, subject: &Subject, family: &Family) {
         let Some(project) = self.projects.get(index) else {
             return;
         };
-        let spans = family.calls.len() as u64 + 1;
+        let (root, mut calls) = (&family.root, family.calls.as_slice());
+        let all = calls.len() as u64 + 1;
         let shared = &project.shared;
-        if !dsc::kept_for_itself(&family.root) && !self.config.share.keeps_randomness(dsc::random(&family.root)) {
-            shared.lost(Reason::SampleRate, Category::Transaction, spans);
+        if !dsc::kept_for_itself(root) && !self.config.share.keeps_randomness(dsc::random(root)) {
+            shared.lost(Reason::SampleRate, Category::Transaction, all);
             return;
         }
-        if !shared.allows(Category::Transaction) {
-            shared.lost(Reason::RateLimit, Category::Transaction, spans);
-            return;
-        }
-        let id = Uuid::from_bytes(rand::random()).simple().to_string();
-        let trace = dsc::context(&family.root, subject, &project.dsn, self.config.share);
-        // What is too large is cut: the request itself matters more than its thousandth call.
-        let mut most = family.calls.len().min(SPANS);
-        loop {
-            let surplus = family.calls.len() - most;
-            if surplus > 0 {
-                family.calls.truncate(most);
-                shared.lost(Reason::TooLarge, Category::Span, surplus as u64);
+        let trace = dsc::context(root, subject, &project.dsn, self.config.share);
+        let mut most = SPANS;
+        let mut first = true;
+        while first || !calls.is_empty() {
+            let (part, rest) = calls.split_at(calls.len().min(most));
+            // The request may stand alone; what follows it has a call at least.
+            let least = usize::from(!first);
+            if !project.has_room(Category::Transaction, part.len() as u64 + 1, self.until) {
+                calls = rest;
+                first = false;
+                continue;
             }
-            let payload = Transaction::new(&family, subject, &id);
-            let Ok(sealed) = envelope::seal(Some(&id), Some(&trace), "transaction", Some(most), &payload) else {
-                return;
+            let (id, below): ([u8; 16], SpanId) = rand::random();
+            let payload = match first {
+                true => Transaction::new(root, part, subject, &id),
+                false => Transaction::more(root, part, subject, &id, &below),
             };
-            if sealed.item <= envelope::LARGEST {
-                project.hand_over(sealed.bytes, Category::Transaction, most as u64 + 1);
-                return;
+            let sealed = self
+                .sealer
+                .seal(Some(&id), Some(&trace), "transaction", Some(part.len()), &payload);
+            match sealed {
+                Ok(bytes) => project.hand_over(bytes),
+                // Half as many, in as many more.
+                Err(Unsealed::TooLarge) if part.len() > least => {
+                    shared.leave();
+                    most = (part.len() / 2).max(least);
+                    continue;
+                }
+                Err(_) if first => project.none(Reason::TooLarge, Category::Transaction, 1),
+                Err(_) => project.none(Reason::TooLarge, Category::Span, part.len() as u64),
             }
-            if most == 0 {
-                shared.lost(Reason::TooLarge, Category::Transaction, 1);
-                return;
-            }
-            most /= 2;
+            most = most.max(1);
+            calls = rest;
+            first = false;
         }
     }
 
     fn report(&mut self) {
         self.reported = Instant::now();
         for project in &self.projects {
-            if let Some(report) = project.shared.losses.report(envelope::now())
-                && let Ok(sealed) = envelope::seal(None, None, "client_report", None, &report)
-            {
-                project.hand_over(sealed.bytes, Category::Report, 0);
+            if !project.has_room(Category::Report, 0, self.until) {
+                continue;
+            }
+            let report = project.shared.losses.report(envelope::now());
+            let sealed = report.map(|r| self.sealer.seal(None, NO_TRACE, "client_report", None, &r));
+            match sealed {
+                Some(Ok(bytes)) => project.hand_over(bytes),
+                _ => project.shared.leave(),
             }
         }
     }
 }
 
 impl Project {
-    fn hand_over(&self, bytes: Vec<u8>, category: Category, spans: u64) {
-        if !self.shared.enter() {
-            self.shared.lost(Reason::QueueOverflow, category, spans);
-            return;
+    /// Whether one more may be made: before it costs anything. What may not is counted; what
+    /// may has its place in the queue. `until`: how long may be waited for one.
+    fn has_room(&self, category: Category, spans: u64, until: Option<Instant>) -> bool {
+        let reason = if !self.shared.allows(category) {
+            Reason::RateLimit
+        } else if !self.shared.enter(until) {
+            Reason::QueueOverflow
+        } else {
+            return true;
+        };
+        self.shared.lost(reason, category, spans);
+        match reason {
+            Reason::QueueOverflow => self.shared.component.unprocessed(spans, "queue_full"),
+            _ => self.shared.component.exported(spans, reason.word().into()),
         }
-        if let Ok(envelope) = Envelope::from_bytes_raw(bytes) {
-            self.client.send_envelope(envelope);
+        false
+    }
+
+    /// It was not made after all: gives its place back.
+    fn none(&self, reason: Reason, category: Category, spans: u64) {
+        self.shared.leave();
+        self.shared.lost(reason, category, spans);
+        self.shared.component.exported(spans, reason.word().into());
+    }
+
+    fn hand_over(&self, bytes: Vec<u8>) {
+        match Envelope::from_bytes_raw(bytes) {
+            Ok(envelope) => self.client.send_envelope(envelope),
+            Err(_) => self.shared.leave(),
         }
     }
 }
@@ -279,12 +359,14 @@ impl Exporter for SentryExporter {
         }
         self.families.due(now_ns, &mut out);
         self.send(&mut out);
+        self.tell();
     }
 
     fn tick(&mut self) {
         let mut out = Vec::new();
         self.families.due(self.now_ns(), &mut out);
         self.send(&mut out);
+        self.tell();
         if self.reported.elapsed() >= REPORT {
             self.report();
         }
@@ -295,16 +377,19 @@ impl Exporter for SentryExporter {
             return;
         }
         let end = Instant::now() + deadline;
+        self.until = Some(end);
         let mut out = Vec::new();
         self.families.finish(&mut out);
         self.send(&mut out);
         self.report();
+        self.tell();
         for project in &self.projects {
             let left = end.saturating_duration_since(Instant::now());
             if !project.client.flush(Some(left)) {
-                project.shared.give_up();
                 let waiting = project.shared.waiting();
                 tracing::warn!("{waiting} envelopes for Sentry were not sent in time");
+                project.shared.give_up();
+                project.shared.drained(SETTLE);
             }
         }
         for project in self.projects.drain(..) {

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::subject::Subject;
+use super::subject::{Subject, is_personal};
 use super::{Config, words};
 use crate::attribute::Value;
 use crate::export::Exporter;
 use crate::export::otlp::OtlpExporter;
-use crate::span::conventions::key;
 use crate::span::{Kind, Span};
 
 /// Path of Sentry's endpoint below its host.
@@ -65,11 +64,7 @@ impl SentryOtlp {
         });
         let mut span = span.clone();
         let server = span.kind == Kind::Server;
-        span.attributes.retain(|(name, _)| {
-            let personal = matches!(&**name, key::CLIENT_ADDRESS | key::USER_AGENT_ORIGINAL)
-                || (server && matches!(&**name, key::NETWORK_PEER_ADDRESS | key::NETWORK_PEER_PORT));
-            !personal
-        });
+        span.attributes.retain(|(name, _)| !is_personal(name, server));
         let mut put = |key: &'static str, value: Value| span.attributes.push((Cow::Borrowed(key), value));
         put("sentry.environment", Value::Shared(subject.environment.as_str().into()));
         if let Some(release) = &subject.release {

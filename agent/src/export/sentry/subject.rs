@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value as Json, json};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::words;
 use crate::attribute::{Key, Value};
 use crate::discover::Resource;
+use crate::export::plain::Plain;
 use crate::span::conventions::key;
 
 /// One observed process, as its payloads describe it.
@@ -89,40 +90,63 @@ fn tag(value: &str) -> String {
 }
 
 /// `sdk`: who made the payload, and that no address is to be inferred from the connection.
-pub fn sdk() -> Json {
-    json!({
-        "name": "tracewire",
-        "version": env!("CARGO_PKG_VERSION"),
-        "settings": {"infer_ip": "never"},
-    })
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Sdk {
+    name: &'static str,
+    version: &'static str,
+    settings: Settings,
 }
+
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+struct Settings {
+    infer_ip: &'static str,
+}
+
+/// The agent.
+pub const SDK: Sdk = Sdk {
+    name: "tracewire",
+    version: env!("CARGO_PKG_VERSION"),
+    settings: Settings { infer_ip: "never" },
+};
 
 /// Attributes as data, less what tells of persons: addresses of callers and their programs.
-pub fn data(attributes: &[(Key, Value)], server: bool) -> serde_json::Map<String, Json> {
-    let mut data = serde_json::Map::new();
-    for (name, value) in attributes {
-        let personal = matches!(&**name, key::CLIENT_ADDRESS | key::USER_AGENT_ORIGINAL)
-            || (server && matches!(&**name, key::NETWORK_PEER_ADDRESS | key::NETWORK_PEER_PORT));
-        if !personal {
-            data.insert(name.to_string(), plain(value));
-        }
-    }
-    // The name that Sentry's own conventions have for it.
-    if let Some(code) = data.get(key::RPC_STATUS_CODE).cloned() {
-        data.insert("rpc.response.status_code".to_owned(), code);
-    }
-    data
+#[derive(Clone, Copy, Debug)]
+pub struct Data<'a> {
+    /// All of a span.
+    pub attributes: &'a [(Key, Value)],
+    /// Its peer is a caller.
+    pub server: bool,
 }
 
-fn plain(value: &Value) -> Json {
-    match value {
-        Value::Str(s) => Json::from(&**s),
-        Value::Shared(s) => Json::from(&**s),
-        Value::Int(i) => Json::from(*i),
-        Value::Double(d) => Json::from(*d),
-        Value::Bool(b) => Json::from(*b),
-        Value::Strings(list) => list.iter().map(|s| Json::from(&**s)).collect(),
+impl Data<'_> {
+    /// None at all.
+    pub const EMPTY: Data<'static> = Data {
+        attributes: &[],
+        server: false,
+    };
+}
+
+impl Serialize for Data<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in self.attributes {
+            if is_personal(name, self.server) {
+                continue;
+            }
+            map.serialize_entry(&**name, &Plain(value))?;
+            if name == key::RPC_STATUS_CODE {
+                // The name that Sentry's own conventions have for it.
+                map.serialize_entry("rpc.response.status_code", &Plain(value))?;
+            }
+        }
+        map.end()
     }
+}
+
+/// Whether an attribute tells of a person: who called, and with what program.
+pub fn is_personal(name: &str, server: bool) -> bool {
+    matches!(name, key::CLIENT_ADDRESS | key::USER_AGENT_ORIGINAL)
+        || (server && matches!(name, key::NETWORK_PEER_ADDRESS | key::NETWORK_PEER_PORT))
 }
 
 /// Lower-case hexadecimal digits.

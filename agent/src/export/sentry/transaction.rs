@@ -1,17 +1,22 @@
 //! A served request with its calls as a Sentry transaction
 //! (develop.sentry.dev, "Transaction Payloads"). Its own structure: the
 //! `sentry` crate's has no `transaction_info`, so it could not say that a name
-//! is a route.
+//! is a route. Written straight from the spans, without a tree of values between.
+//!
+//! Calls that find no room in it go in transactions of their own that say so: their
+//! times, ids and parent are the calls' own; only the transaction around them is made up.
 
-use serde::Serialize;
-use serde_json::{Map, Value as Json, json};
+use std::collections::BTreeMap;
 
-use super::family::Family;
-use super::subject::{Subject, cut, data, hex, sdk, seconds};
+use serde::ser::{Serialize, SerializeSeq as _, Serializer};
+use serde_json::{Value as Json, json};
+
+use super::subject::{Data, SDK, Sdk, Subject, cut, seconds};
 use super::words;
 use crate::attribute::Value;
-use crate::span::Span;
+use crate::export::plain::Hex;
 use crate::span::conventions::key;
+use crate::span::{Kind, Span, SpanId};
 
 /// Most spans of one transaction.
 pub const SPANS: usize = 1000;
@@ -19,34 +24,72 @@ pub const SPANS: usize = 1000;
 pub const NAME: usize = 200;
 
 /// The payload.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 pub struct Transaction<'a> {
-    event_id: &'a str,
+    event_id: Hex<'a>,
     r#type: &'static str,
     platform: &'static str,
-    transaction: &'a str,
-    transaction_info: Json,
+    transaction: String,
+    transaction_info: Source,
     start_timestamp: f64,
     timestamp: f64,
-    contexts: Json,
-    spans: Vec<Child<'a>>,
+    contexts: Contexts<'a>,
+    spans: Children<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<Json>,
-    tags: &'a std::collections::BTreeMap<String, String>,
+    tags: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     release: Option<&'a str>,
     environment: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_name: Option<&'a str>,
-    sdk: Json,
+    sdk: Sdk,
 }
 
+#[derive(Debug, serde::Serialize)]
+struct Source {
+    source: &'static str,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Contexts<'a> {
+    trace: Trace<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime: Option<Runtime<'a>>,
+}
+
+/// The trace context of a span.
+#[derive(Debug, serde::Serialize)]
+struct Trace<'a> {
+    trace_id: Hex<'a>,
+    span_id: Hex<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_span_id: Option<Hex<'a>>,
+    op: &'static str,
+    origin: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    data: Data<'a>,
+}
+
+/// What the process runs on, if it is known.
+#[derive(Debug, serde::Serialize)]
+struct Runtime<'a> {
+    r#type: &'static str,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+}
+
+#[derive(Debug)]
+struct Children<'a>(&'a [Span]);
+
 /// A call.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 struct Child<'a> {
-    trace_id: String,
-    span_id: String,
-    parent_span_id: String,
+    trace_id: Hex<'a>,
+    span_id: Hex<'a>,
+    parent_span_id: Hex<'a>,
     op: &'static str,
     description: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,65 +97,106 @@ struct Child<'a> {
     origin: &'static str,
     start_timestamp: f64,
     timestamp: f64,
-    data: Map<String, Json>,
+    data: Data<'a>,
 }
 
 impl<'a> Transaction<'a> {
-    /// Of a family with at most [`SPANS`] calls; `event_id`: 32 hexadecimal digits.
-    pub fn new(family: &'a Family, subject: &'a Subject, event_id: &'a str) -> Self {
-        let root = &family.root;
+    /// Of a request with the first of its calls, at most [`SPANS`]; `event_id`: 16 bytes.
+    pub fn new(root: &'a Span, calls: &'a [Span], subject: &'a Subject, event_id: &'a [u8; 16]) -> Self {
         Transaction {
-            event_id,
-            r#type: "transaction",
-            platform: subject.platform,
-            transaction: cut(&root.name, NAME),
-            transaction_info: json!({"source": words::source(root)}),
+            transaction: cut(&root.name, NAME).to_owned(),
+            transaction_info: Source {
+                source: words::source(root),
+            },
             start_timestamp: seconds(root.start_unix_ns),
             timestamp: seconds(root.end_unix_ns.max(root.start_unix_ns)),
-            contexts: json!({"trace": trace(root), "runtime": runtime(root)}),
-            spans: family.calls.iter().take(SPANS).map(child).collect(),
             request: request(root),
+            ..Self::around(root, calls, subject, event_id, trace(root))
+        }
+    }
+
+    /// More of its calls: a transaction below it that lasts as long as they do. `id` is its own.
+    pub fn more(
+        root: &'a Span,
+        calls: &'a [Span],
+        subject: &'a Subject,
+        event_id: &'a [u8; 16],
+        id: &'a SpanId,
+    ) -> Self {
+        let start = calls.iter().map(|call| call.start_unix_ns).min();
+        let end = calls.iter().map(|call| call.end_unix_ns).max();
+        let context = Trace {
+            span_id: Hex(id),
+            parent_span_id: Some(Hex(&root.context.span_id)),
+            // Not that of a request: it is not to be counted as one.
+            op: "default",
+            status: None,
+            data: Data::EMPTY,
+            ..trace(root)
+        };
+        let start = start.unwrap_or(root.start_unix_ns);
+        Transaction {
+            transaction: format!("{} (continued)", cut(&root.name, NAME)),
+            transaction_info: Source { source: "custom" },
+            start_timestamp: seconds(start),
+            timestamp: seconds(end.unwrap_or(start).max(start)),
+            ..Self::around(root, calls, subject, event_id, context)
+        }
+    }
+
+    fn around(
+        root: &'a Span,
+        calls: &'a [Span],
+        subject: &'a Subject,
+        event_id: &'a [u8; 16],
+        trace: Trace<'a>,
+    ) -> Self {
+        Transaction {
+            event_id: Hex(event_id),
+            r#type: "transaction",
+            platform: subject.platform,
+            transaction: String::new(),
+            transaction_info: Source { source: "" },
+            start_timestamp: 0.0,
+            timestamp: 0.0,
+            contexts: Contexts {
+                trace,
+                runtime: runtime(root),
+            },
+            spans: Children(calls),
+            request: None,
             tags: &subject.tags,
             release: subject.release.as_deref(),
             environment: &subject.environment,
             server_name: subject.server_name.as_deref(),
-            sdk: sdk(),
+            sdk: SDK,
         }
     }
 }
 
-/// The trace context of a span: the same for a transaction and for an issue.
-pub fn trace(span: &Span) -> Json {
+fn trace(span: &Span) -> Trace<'_> {
     let context = &span.context;
-    let mut trace = json!({
-        "trace_id": hex(&context.trace_id),
-        "span_id": hex(&context.span_id),
-        "op": words::op(span),
-        "origin": words::origin(span),
-        "data": data(&span.attributes, span.kind == crate::span::Kind::Server),
-    });
-    if let Some(fields) = trace.as_object_mut() {
-        if let Some(parent) = &context.parent {
-            fields.insert("parent_span_id".into(), hex(parent).into());
-        }
-        if let Some(status) = words::status(span) {
-            fields.insert("status".into(), status.into());
-        }
+    Trace {
+        trace_id: Hex(&context.trace_id),
+        span_id: Hex(&context.span_id),
+        parent_span_id: context.parent.as_ref().map(|parent| Hex(parent)),
+        op: words::op(span),
+        origin: words::origin(span),
+        status: words::status(span),
+        data: Data {
+            attributes: &span.attributes,
+            server: span.kind == Kind::Server,
+        },
     }
-    trace
 }
 
-/// What the process runs on, if it is known.
-pub fn runtime(span: &Span) -> Json {
+fn runtime(span: &Span) -> Option<Runtime<'_>> {
     let resource = &span.resource;
-    match words::text(resource, "process.runtime.name") {
-        Some(name) => json!({
-            "type": "runtime",
-            "name": name,
-            "version": words::text(resource, "process.runtime.version"),
-        }),
-        None => Json::Null,
-    }
+    Some(Runtime {
+        r#type: "runtime",
+        name: words::text(resource, "process.runtime.name")?,
+        version: words::text(resource, "process.runtime.version"),
+    })
 }
 
 /// Method and address of an HTTP request; no query, no header, no body.
@@ -133,17 +217,26 @@ pub fn request(span: &Span) -> Option<Json> {
     Some(json!({"method": method, "url": url}))
 }
 
-fn child(span: &Span) -> Child<'_> {
-    Child {
-        trace_id: hex(&span.context.trace_id),
-        span_id: hex(&span.context.span_id),
-        parent_span_id: span.context.parent.map(|p| hex(&p)).unwrap_or_default(),
-        op: words::op(span),
-        description: cut(&span.name, NAME),
-        status: words::status(span),
-        origin: words::origin(span),
-        start_timestamp: seconds(span.start_unix_ns),
-        timestamp: seconds(span.end_unix_ns.max(span.start_unix_ns)),
-        data: data(&span.attributes, false),
+impl Serialize for Children<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for span in self.0 {
+            list.serialize_element(&Child {
+                trace_id: Hex(&span.context.trace_id),
+                span_id: Hex(&span.context.span_id),
+                parent_span_id: Hex(span.context.parent.as_ref().map_or(&[], |p| p.as_slice())),
+                op: words::op(span),
+                description: cut(&span.name, NAME),
+                status: words::status(span),
+                origin: words::origin(span),
+                start_timestamp: seconds(span.start_unix_ns),
+                timestamp: seconds(span.end_unix_ns.max(span.start_unix_ns)),
+                data: Data {
+                    attributes: &span.attributes,
+                    server: false,
+                },
+            })?;
+        }
+        list.end()
     }
 }

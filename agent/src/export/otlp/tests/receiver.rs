@@ -88,6 +88,8 @@ impl TraceService for GrpcReceiver {
 pub struct Post {
     pub line: String,
     pub request: ExportTraceServiceRequest,
+    /// Of its body, unpacked.
+    pub bytes: usize,
 }
 
 pub struct HttpReceiver {
@@ -190,12 +192,15 @@ fn serve<S: Read + Write>(
     posts.lock().unwrap().push(Post {
         line: line.trim().to_owned(),
         request,
+        bytes: body.len(),
     });
     let answer = answers.pop_front().unwrap_or("200 OK");
     let stream = reader.get_mut();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     write!(
         stream,
-        "HTTP/1.1 {answer}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        "HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
     )?;
     stream.flush()
 }
