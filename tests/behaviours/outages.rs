@@ -285,6 +285,65 @@ fn a_full_disk_costs_the_spans_of_that_time() -> Result<()> {
     Ok(())
 }
 
+/// Spans in the files of a folder.
+fn written(folder: &Path) -> Result<usize> {
+    let mut spans = 0;
+    for entry in fs::read_dir(folder)? {
+        spans += fs::read_to_string(entry?.path())?.matches("\"spanId\"").count();
+    }
+    Ok(spans)
+}
+
+#[test]
+fn a_file_is_put_aside_at_its_size_and_made_anew_when_others_move_it() -> Result<()> {
+    let _turn = alone()?;
+    let folder = Folder::new()?;
+    let home = folder.file("spans");
+    fs::create_dir_all(&home)?;
+    let file = home.join("spans.jsonl");
+    let limits = [
+        ("TRACEWIRE_OTLP_FILE_MAX_SIZE", "10000"),
+        ("TRACEWIRE_OTLP_FILE_KEEP", "50"),
+    ];
+    let observed = Observed::start("", &["--otlp-file", &file.to_string_lossy()], &limits)?;
+    observed.calls(40)?;
+    observed.counts(EXPORTED, &["otlp_file"], 40.0)?;
+    assert_eq!(written(&home)?, 40, "nothing is lost between two files");
+    let rotated = observed.counts("tracewire_files_rotated_total", &[], 2.0)?;
+    for entry in fs::read_dir(&home)? {
+        let data = entry?.metadata()?;
+        assert!(data.len() <= 10_000, "a file of {} bytes", data.len());
+    }
+    // As logrotate does it.
+    fs::rename(&file, home.join("moved"))?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut made = 40;
+    while !file.exists() {
+        ensure!(Instant::now() < deadline, "the file is not made anew");
+        observed.calls(1)?;
+        made += 1;
+        observed.counts(EXPORTED, &["otlp_file"], made as f64)?;
+    }
+    observed.counts("tracewire_files_rotated_total", &[], rotated + 1.0)?;
+    observed.end()?;
+    assert_eq!(written(&home)?, made);
+    // Of a few that are kept the oldest go, and are counted.
+    let limits = [
+        ("TRACEWIRE_OTLP_FILE_MAX_SIZE", "5000"),
+        ("TRACEWIRE_OTLP_FILE_KEEP", "1"),
+    ];
+    let home = folder.file("few");
+    fs::create_dir_all(&home)?;
+    let file = home.join("spans.jsonl");
+    let observed = Observed::start("", &["--otlp-file", &file.to_string_lossy()], &limits)?;
+    observed.calls(20)?;
+    observed.counts(EXPORTED, &["otlp_file"], 20.0)?;
+    observed.counts("tracewire_files_discarded_total", &[], 1.0)?;
+    observed.end()?;
+    assert_eq!(fs::read_dir(&home)?.count(), 2);
+    Ok(())
+}
+
 #[test]
 fn an_output_that_nobody_reads_does_not_hold_up_the_end() -> Result<()> {
     let _turn = alone()?;

@@ -307,8 +307,11 @@ fn every_way_out_says_the_same_and_counts_once() -> Result<()> {
         assert_eq!(service, of);
     }
     for span in &report.spans {
-        let environment = span.resource.get("deployment.environment.name");
-        assert_eq!(environment.and_then(|e| e.as_str()), Some("testing"));
+        // On the resource, and on the span for whoever looks at it alone.
+        for place in [&span.resource, &span.attributes] {
+            let environment = place.get("deployment.environment.name");
+            assert_eq!(environment.and_then(|e| e.as_str()), Some("testing"));
+        }
     }
     Ok(())
 }

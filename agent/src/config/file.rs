@@ -2,6 +2,7 @@
 //! whole. A key that is not known, a value of the wrong kind, a key that
 //! stands twice: each is an error with its line.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -138,7 +139,7 @@ impl File {
 
 /// A YAML text as it stands.
 pub(super) fn parse(text: &str, path: &Path) -> Result<Spanned<Node>, Error> {
-    serde_saphyr::from_str(text).map_err(|e| {
+    serde_saphyr::from_str(&uncommented(text)).map_err(|e| {
         // Its first line says what and where; the lines below repeat the file, secrets and all.
         let all = e.to_string();
         let first = all
@@ -149,6 +150,23 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Spanned<Node>, Error> {
             .trim_start_matches("error: ");
         Error::new(FLAG, format_args!("{}: {first}", path.display()))
     })
+}
+
+/// The text with empty lines in place of its comments: the parser takes no more than 96 in a row,
+/// and the example file has more. Left alone where a `#` may be a part of a text of several lines.
+fn uncommented(text: &str) -> Cow<'_, str> {
+    let opens = |line: &str| line.trim_end().trim_end_matches(['-', '+']).ends_with(['|', '>']);
+    if text.lines().any(opens) {
+        return Cow::Borrowed(text);
+    }
+    let line = |line: &str| {
+        if line.trim_start().starts_with('#') {
+            String::new()
+        } else {
+            line.to_owned()
+        }
+    };
+    Cow::Owned(text.lines().map(line).collect::<Vec<_>>().join("\n"))
 }
 
 /// The known key that is nearest to one that is not.

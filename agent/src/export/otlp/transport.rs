@@ -9,7 +9,9 @@ use bytes::Bytes;
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use prost::Message as _;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use tonic::client::Grpc;
@@ -250,6 +252,10 @@ async fn answer(mut response: reqwest::Response) -> Attempt {
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
         return of_http(status.as_u16(), retry_after, SystemTime::now());
     }
+    let json = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
     let mut body = Vec::new();
     // A body that can't be read can't take back the 2xx: retrying would duplicate spans.
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -258,7 +264,24 @@ async fn answer(mut response: reqwest::Response) -> Attempt {
         }
         body.extend_from_slice(&chunk);
     }
-    taken(ExportTraceServiceResponse::decode(body.as_slice()).unwrap_or_default())
+    taken(match json {
+        true => of_json(&body),
+        false => ExportTraceServiceResponse::decode(body.as_slice()).unwrap_or_default(),
+    })
+}
+
+/// An answer in JSON, for traces or for metrics: 64-bit numbers are texts there.
+fn of_json(body: &[u8]) -> ExportTraceServiceResponse {
+    let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let partial = &said["partialSuccess"];
+    let number = |value: &serde_json::Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    let rejected = ["rejectedSpans", "rejectedDataPoints"].map(|name| number(&partial[name]));
+    ExportTraceServiceResponse {
+        partial_success: Some(ExportTracePartialSuccess {
+            rejected_spans: rejected.into_iter().flatten().next().unwrap_or(0),
+            error_message: partial["errorMessage"].as_str().unwrap_or_default().to_owned(),
+        }),
+    }
 }
 
 fn taken(response: ExportTraceServiceResponse) -> Attempt {

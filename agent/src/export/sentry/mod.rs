@@ -223,6 +223,11 @@ impl SentryExporter {
         let Some(project) = self.projects.get(index) else {
             return;
         };
+        // What may not be sent is no reason to keep silent later.
+        if !project.shared.allows(Category::Error) {
+            project.shared.lost(Reason::RateLimit, Category::Error, 0);
+            return;
+        }
         let group = issue::group(&family.root, &subject.service);
         let Some(suppressed) = self.caps.admit(group, family.root.end_unix_ns) else {
             project.shared.lost(Reason::SampleRate, Category::Error, 0);
