@@ -50,6 +50,7 @@ fn sample(setting: &Setting) -> String {
         Kind::Boolean | Kind::Count | Kind::Number | Kind::Share | Kind::Milliseconds | Kind::Word(_) if is_default => {
             setting.default.into()
         }
+        Kind::Boolean => "true".into(),
         Kind::Share | Kind::Number => "1".into(),
         Kind::Count | Kind::Milliseconds => "1000".into(),
         _ => "\"\"".into(),
