@@ -306,8 +306,11 @@ fn a_file_is_put_aside_at_its_size_and_made_anew_when_others_move_it() -> Result
         ("TRACEWIRE_OTLP_FILE_KEEP", "50"),
     ];
     let observed = Observed::start("", &["--otlp-file", &file.to_string_lossy()], &limits)?;
-    observed.calls(40)?;
-    observed.counts(EXPORTED, &["otlp_file"], 40.0)?;
+    // A line is what came at once: a few.
+    for made in (5..=40).step_by(5) {
+        observed.calls(5)?;
+        observed.counts(EXPORTED, &["otlp_file"], f64::from(made))?;
+    }
     assert_eq!(written(&home)?, 40, "nothing is lost between two files");
     let rotated = observed.counts("tracewire_files_rotated_total", &[], 2.0)?;
     for entry in fs::read_dir(&home)? {
@@ -336,8 +339,10 @@ fn a_file_is_put_aside_at_its_size_and_made_anew_when_others_move_it() -> Result
     fs::create_dir_all(&home)?;
     let file = home.join("spans.jsonl");
     let observed = Observed::start("", &["--otlp-file", &file.to_string_lossy()], &limits)?;
-    observed.calls(20)?;
-    observed.counts(EXPORTED, &["otlp_file"], 20.0)?;
+    for made in (5..=20).step_by(5) {
+        observed.calls(5)?;
+        observed.counts(EXPORTED, &["otlp_file"], f64::from(made))?;
+    }
     observed.counts("tracewire_files_discarded_total", &[], 1.0)?;
     observed.end()?;
     assert_eq!(fs::read_dir(&home)?.count(), 2);
