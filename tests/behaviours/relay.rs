@@ -192,6 +192,85 @@ fn go_net_http_with_http2() -> Result<()> {
     Ok(())
 }
 
+/// A hop of the long relay, and the least share of its calls that hangs below the right request. Wrong is none, ever.
+const LANGUAGES: [(&str, Kind, f64); 7] = [
+    ("Python", Kind::PYTHON, 1.0),
+    ("asyncio", Kind::PYTHON_AIO, 1.0),
+    ("Node", Kind::NODE, 0.0),
+    ("Rust", Kind::RUST, 1.0),
+    ("C++", Kind::CPP, 0.9),
+    ("Go", Kind::GO, 1.0),
+    // It makes no calls: the last hop.
+    ("Go", Kind::GO, 0.0),
+];
+
+/// From Go through all of them in a row: each with its own share, with and without contexts on the wire.
+fn languages(load: Load, flags: &[&str]) -> Result<()> {
+    let relayed = relay::run_with(Kind::GO, &LANGUAGES.map(|(_, kind, _)| kind), load, flags)?;
+    relayed.assert_linked(&format!("all languages {load:?} {flags:?}"), 0.0);
+    let hops = relayed.links_by_hop();
+    for (n, (language, _, share)) in LANGUAGES.iter().enumerate() {
+        let (linked, made) = hops.get(&n).copied().unwrap_or_default();
+        println!("  {language}: {linked} of {made}");
+        assert!(
+            linked as f64 >= share * made as f64,
+            "{language}, hop {n}: {linked} of {made} linked\ncounters: {:?}\n{}",
+            relayed.report.counters,
+            relayed.report.messages
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn all_languages_in_a_row() -> Result<()> {
+    let _turn = alone()?;
+    let [load, ..] = long_loads();
+    languages(load, &[])
+}
+
+/// The same with other loads, and with contexts written.
+#[test]
+#[ignore = "minutes: for the long form"]
+fn all_languages_in_a_row_at_length() -> Result<()> {
+    let _turn = alone()?;
+    for load in long_loads() {
+        languages(load, &[])?;
+        languages(load, &["--inject", "--inject-despite-trial"])?;
+    }
+    Ok(())
+}
+
+/// Sixteen at once over several connections; one at a time; 64 at once; with fan-out.
+fn long_loads() -> [Load; 4] {
+    let base = Load {
+        calls: 48,
+        concurrency: 16,
+        delay: 10,
+        connections: 2,
+        ..Load::default()
+    };
+    [
+        base,
+        Load {
+            calls: 12,
+            concurrency: 1,
+            ..base
+        },
+        Load {
+            calls: 192,
+            concurrency: 64,
+            ..base
+        },
+        Load {
+            calls: 4,
+            concurrency: 2,
+            fan: 2,
+            ..base
+        },
+    ]
+}
+
 #[test]
 fn what_the_wire_carries_is_what_the_spans_carry() -> Result<()> {
     let _turn = alone()?;
@@ -247,6 +326,19 @@ fn python_older_grpcio() -> Result<()> {
         let what = format!("grpcio, asyncio {build:?}");
         check(&what, Kind::PYTHON_AIO.built(build), loads()[1], 1.0)?;
     }
+    Ok(())
+}
+
+/// What is not followed is named, and nothing is guessed.
+#[test]
+fn python_with_a_grpcio_that_is_not_followed() -> Result<()> {
+    let _turn = alone()?;
+    let relayed = relay::run(Kind::GO, &[Kind::PYTHON.built(&["1.62.3"]); 2], loads()[0])?;
+    let links = relayed.links();
+    assert!(links.wrong.is_empty(), "{:?}", links.wrong);
+    assert_eq!(links.linked, 0, "by luck");
+    let lacking = relayed.report.counters.get("probes_lacking");
+    assert!(lacking.is_some_and(|n| *n > 0), "{:?}", relayed.report.counters);
     Ok(())
 }
 

@@ -352,6 +352,28 @@ impl Relayed {
         links
     }
 
+    /// Calls that hang below the request that they were made for, and all that were made, by the relay that made them.
+    pub fn links_by_hop(&self) -> BTreeMap<usize, (u64, u64)> {
+        let servers: HashMap<&str, &Span> = self
+            .report
+            .spans
+            .iter()
+            .filter(|span| span.side() == "server")
+            .map(|span| (span.span_id.as_str(), span))
+            .collect();
+        let mut hops: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
+        for span in self.report.spans.iter().filter(|span| span.side() == "client") {
+            let Some((id, called)) = span.call_id().and_then(|id| Some((id, parent_of(id)?))) else {
+                continue;
+            };
+            let hop = hops.entry(id.matches('/').count() - 1).or_default();
+            hop.1 += 1;
+            let parent = servers.get(span.parent_span_id.as_str());
+            hop.0 += u64::from(parent.is_some_and(|parent| parent.call_id() == Some(called)));
+        }
+        hops
+    }
+
     /// Each call came with one `traceparent`, that of its client span.
     ///
     /// # Panics

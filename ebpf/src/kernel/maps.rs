@@ -415,8 +415,23 @@ pub fn count(fault: Fault) {
 /// `record` points to `size` readable bytes, which the verifier checks too.
 #[inline(always)]
 pub unsafe fn output(record: *const u8, size: u64) -> bool {
+    let map = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: the caller vouches for the record, the map is a ring buffer.
+    let result =
+        unsafe { aya_ebpf::helpers::generated::bpf_ringbuf_output(map, record.cast_mut().cast(), size, wake()) };
+    if result != 0 {
+        count(Fault::RingFull);
+        return false;
+    }
+    sent(size);
+    true
+}
+
+/// Flags with which a record is sent: the agent is woken only if it sleeps.
+#[inline(always)]
+fn wake() -> u64 {
     use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
-    let wake = match SLEEPING.get_ptr_mut(0) {
+    let flags = match SLEEPING.get_ptr_mut(0) {
         // SAFETY: a live element of an array map; the race with the agent's write costs one wake-up.
         Some(sleeping) if unsafe { core::ptr::read_volatile(sleeping) } != 0 => {
             // SAFETY: as above.
@@ -425,18 +440,42 @@ pub unsafe fn output(record: *const u8, size: u64) -> bool {
         }
         _ => BPF_RB_NO_WAKEUP,
     };
-    let map = (&raw const EVENTS).cast_mut().cast();
-    // SAFETY: the caller vouches for the record, the map is a ring buffer.
-    let result = unsafe {
-        aya_ebpf::helpers::generated::bpf_ringbuf_output(map, record.cast_mut().cast(), size, u64::from(wake))
-    };
-    if result != 0 {
-        count(Fault::RingFull);
-        return false;
-    }
+    u64::from(flags)
+}
+
+#[inline(always)]
+fn sent(size: u64) {
     if let Some(bytes) = BYTES.get_ptr_mut(0) {
         // SAFETY: a live element of a per-CPU map.
         unsafe { *bytes += size };
     }
-    true
+}
+
+/// A record of `size` bytes in the ring buffer itself, for a program that may be preempted and has no room of its own.
+/// What comes back must go to [`submit`] or [`discard`].
+#[inline(always)]
+pub fn reserve(size: u64) -> Option<core::ptr::NonNull<u8>> {
+    let map = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: the map is a ring buffer.
+    let record = unsafe { aya_ebpf::helpers::generated::bpf_ringbuf_reserve(map, size, 0) };
+    let record = core::ptr::NonNull::new(record.cast());
+    if record.is_none() {
+        count(Fault::RingFull);
+    }
+    record
+}
+
+/// Sends a record that was reserved with this size.
+#[inline(always)]
+pub fn submit(record: core::ptr::NonNull<u8>, size: u64) {
+    // SAFETY: it was reserved, which the verifier checks too.
+    unsafe { aya_ebpf::helpers::generated::bpf_ringbuf_submit(record.as_ptr().cast(), wake()) };
+    sent(size);
+}
+
+/// Gives a reserved record up.
+#[inline(always)]
+pub fn discard(record: core::ptr::NonNull<u8>) {
+    // SAFETY: it was reserved, which the verifier checks too.
+    unsafe { aya_ebpf::helpers::generated::bpf_ringbuf_discard(record.as_ptr().cast(), 0) };
 }

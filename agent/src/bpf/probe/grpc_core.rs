@@ -66,6 +66,11 @@ fn places(binary: &Binary, numbers: &mut Layout, python: bool) -> Result<Vec<Poi
         .or_else(|| binary.function_using(b"grpc_call_start_batch(call="))
         .ok_or("grpc_call_start_batch is not found")?;
     let made = stream(binary).ok_or("the making of a stream is not found")?;
+    // Their transport has several bases, and the one whose functions are called has a body of its own; links were never
+    // seen there.
+    if made.from_transport {
+        return Err("the transport makes its streams itself, as in grpc-core 1.60 to 1.64: not followed".to_owned());
+    }
     let given = identifier(binary, made.identifier).ok_or("the giving of a stream's identifier is not found")?;
     endpoints(binary, numbers)?;
     let place = |program, function| {
@@ -353,10 +358,11 @@ mod tests {
                 found.layout,
                 found.abilities
             );
+            let older = ["1.60", "1.62", "1.64"].iter().any(|version| path.contains(version));
             for ability in &found.abilities {
-                assert!(ability.points.is_ok(), "{path}: {ability:?}");
+                assert_ne!(ability.points.is_ok(), older, "{path}: {ability:?}");
             }
-            assert_ne!(found.layout[layout::TABLE], 0, "{path}");
+            assert_eq!(found.layout[layout::TABLE] != 0, !older, "{path}");
         }
     }
 }
