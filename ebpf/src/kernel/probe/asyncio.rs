@@ -66,6 +66,23 @@ pub fn serves(context: &Unit, request: &StreamKey, reads: bool) {
     }
 }
 
+/// A context runs the handler of a served call of the blocking API, or (`only_takes`) what hands it on to a thread.
+#[inline(always)]
+pub fn occupies(context: &Unit, request: &StreamKey, only_takes: bool) {
+    if only_takes {
+        return;
+    }
+    let doubt = match context::standing(context) {
+        Some(active) if active.request == *request => false,
+        Some(active) => {
+            active.request == StreamKey::DOUBT || active.request.is_some() && grpc_core::open(&active.request)
+        }
+        None => false,
+    };
+    let doubtful = StreamKey::DOUBT;
+    context::serve(context, if doubt { &doubtful } else { request });
+}
+
 /// The call whose handler runs in a context: grpcio's task for the call started it. [`StreamKey::NONE`]: none.
 #[inline(always)]
 fn handled(context: &Unit) -> StreamKey {

@@ -199,7 +199,9 @@ fn batch(ctx: &ProbeContext, pid: u32) -> Option<()> {
             context::leave(&thread(tid, pid));
         }
     } else if let Some(current) = cpython::current(tid, pid) {
-        if mask == operation::RECV_CLOSE_ON_SERVER {
+        if !calls_back(ctx) {
+            asyncio::occupies(&current, &request, mask == operation::RECV_CLOSE_ON_SERVER);
+        } else if mask == operation::RECV_CLOSE_ON_SERVER {
             asyncio::schedules(&current, &request);
         } else {
             asyncio::serves(&current, &request, mask & operation::RECV_MESSAGE != 0);
