@@ -229,6 +229,7 @@ fn measure(bench: &Bench, service: Service, arguments: &Arguments, stop: &Stop) 
                 .collect();
             report::print(
                 &format!("{title}; {}", variant.name()),
+                *stage,
                 &pairs,
                 timed.as_ref(),
                 sides,
