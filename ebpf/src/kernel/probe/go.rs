@@ -149,6 +149,16 @@ fn current(ctx: &ProbeContext) -> Option<(Unit, &'static [u32])> {
     Some((goroutine(pid, layout, register!(ctx, r14))?, layout))
 }
 
+/// The same if its process serves requests: else nothing that it calls has a parent, and the
+/// chain of its context, which is dear to follow, leads nowhere.
+#[inline(always)]
+fn current_of_server(ctx: &ProbeContext) -> Option<(Unit, &'static [u32])> {
+    let pid = watched()?;
+    GO_SINCE.get_ptr(pid)?;
+    let layout = layout(pid, runtime::GO)?;
+    Some((goroutine(pid, layout, register!(ctx, r14))?, layout))
+}
+
 /// The `g` that made the system call under way; 0: it can't be read.
 #[inline(always)]
 pub fn current_g(regs: u64) -> u64 {
@@ -311,6 +321,7 @@ pub fn go_operate_headers(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn operate_headers(ctx: &ProbeContext) -> Option<()> {
     let (unit, layout) = current(ctx)?;
+    serves_by(&unit);
     let frame = register!(ctx, rdi);
     // MetaHeadersFrame embeds *HeadersFrame, which begins with its FrameHeader: StreamID at 8.
     let headers = user::<u64>(frame)?;
@@ -491,7 +502,7 @@ pub fn go_header_fields(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn header_fields(ctx: &ProbeContext) -> Option<()> {
-    let (unit, layout) = current(ctx)?;
+    let (unit, layout) = current_of_server(ctx)?;
     let fields = Pointer {
         address: register!(ctx, rax),
         pid: unit.pid,
@@ -623,7 +634,7 @@ pub fn go_round_trip(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn round_trip(ctx: &ProbeContext) -> Option<()> {
-    let (unit, layout) = current(ctx)?;
+    let (unit, layout) = current_of_server(ctx)?;
     let carrier = Pointer {
         address: register!(ctx, rax),
         pid: unit.pid,
@@ -694,7 +705,7 @@ pub fn go_client_round_trip(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn client_round_trip(ctx: &ProbeContext) -> Option<()> {
-    let (unit, layout) = current(ctx)?;
+    let (unit, layout) = current_of_server(ctx)?;
     let request = Pointer {
         address: register!(ctx, rbx),
         pid: unit.pid,
