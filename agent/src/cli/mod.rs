@@ -12,6 +12,7 @@ mod agent;
 mod attach;
 mod check;
 mod config;
+mod pages;
 mod record;
 mod replay;
 mod run;
@@ -22,7 +23,7 @@ mod run;
 /// every gRPC and HTTP request from them, and makes OpenTelemetry spans.
 /// The observed process is neither stopped nor changed; with --inject its requests carry a trace context.
 #[derive(Debug, Parser)]
-#[command(name = "tracewire", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "tracewire", version, propagate_version = true, max_term_width = 100, after_long_help = pages::MORE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -49,8 +50,11 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Manual,
+    /// Print the manual page of tracewire, or of one of its commands: `tracewire manual run | man -l -`
+    Manual {
+        /// The command
+        command: Option<String>,
+    },
 }
 
 /// Flags about what spans say and where they go.
@@ -191,9 +195,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "tracewire", &mut std::io::stdout());
             Ok(())
         }
-        Command::Manual => clap_mangen::Man::new(Cli::command())
-            .render(&mut std::io::stdout())
-            .map_err(|e| Failure::Other(format!("standard output: {e}"))),
+        Command::Manual { command } => pages::print(Cli::command(), command.as_deref(), &mut std::io::stdout()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

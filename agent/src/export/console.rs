@@ -33,7 +33,9 @@ const MAX_TREES: u32 = 100;
 /// Width where there is no terminal, columns.
 const DEFAULT_WIDTH: usize = 80;
 /// Narrowest layout, columns.
-const MIN_WIDTH: usize = 72;
+const MIN_WIDTH: usize = 40;
+/// Below so many columns there is no room for bars, nor for a row of the table on one line.
+pub(super) const NARROW: usize = 72;
 /// Widest layout, columns: beyond, eyes lose the line.
 const MAX_WIDTH: usize = 200;
 

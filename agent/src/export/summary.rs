@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
-use super::console::{clean, duration, fit};
+use super::console::{NARROW, clean, duration, fit};
 use crate::span::{Kind, Span, Status};
 
 /// Most rows; calls beyond go to one more, [`OTHERS`].
@@ -15,6 +15,13 @@ const MAX_ROWS: usize = 256;
 const OTHERS: &str = "(others)";
 /// Digits to which latencies are kept.
 const DIGITS: u8 = 2;
+
+impl Row {
+    fn quantile(&self, q: f64) -> String {
+        let latency = self.latency.as_ref();
+        latency.map_or_else(|| "-".to_owned(), |l| duration(l.value_at_quantile(q)))
+    }
+}
 
 /// Figures of the run so far.
 #[derive(Default)]
@@ -60,6 +67,9 @@ impl Summary {
         if self.rows.is_empty() {
             return None;
         }
+        if width < NARROW {
+            return Some(self.render_narrow(width));
+        }
         const NUMBERS: usize = 6 + 4 * 2 + 7 + 7 + 8 + 8;
         let longest = |texts: &mut dyn Iterator<Item = usize>, least: usize| texts.max().unwrap_or(0).max(least);
         let free = width.saturating_sub(NUMBERS + 4);
@@ -72,11 +82,6 @@ impl Summary {
         );
         for ((name, kind, span), row) in &self.rows {
             let (name, span) = (clean(name), clean(span));
-            let quantile = |q| {
-                row.latency
-                    .as_ref()
-                    .map_or_else(|| "-".to_owned(), |l| duration(l.value_at_quantile(q)))
-            };
             // Writing to a string does not fail.
             let _ = writeln!(
                 table,
@@ -85,10 +90,27 @@ impl Summary {
                 fit(&span, method),
                 row.calls,
                 row.errors,
-                quantile(0.5),
-                quantile(0.99),
+                row.quantile(0.5),
+                row.quantile(0.99),
             );
         }
         Some(table)
+    }
+
+    /// The same where a row does not fit a line: who, then below it what.
+    fn render_narrow(&self, width: usize) -> String {
+        let mut table = String::new();
+        for ((name, kind, span), row) in &self.rows {
+            let who = format!("{} {kind} ", fit(&clean(name), width / 3));
+            let room = width.saturating_sub(who.chars().count());
+            let figures = format!("calls {}  errors {}", row.calls, row.errors);
+            let times = format!("p50 {}  p99 {}", row.quantile(0.5), row.quantile(0.99));
+            // Writing to a string does not fail.
+            let _ = writeln!(table, "{who}{}", fit(&clean(span), room));
+            let fits = figures.len() + times.chars().count() + 4 <= width;
+            let separator = if fits { "  " } else { "\n  " };
+            let _ = writeln!(table, "  {figures}{separator}{times}");
+        }
+        table
     }
 }

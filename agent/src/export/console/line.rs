@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
-use super::Look;
+use super::{Look, NARROW};
 use crate::attribute::Value;
 use crate::span::{Kind, Span, Status};
 
@@ -39,7 +39,11 @@ impl Columns {
     pub fn new(look: &Look, label: usize, start: u64, end: u64) -> Self {
         let status = (look.width / 8).max(9);
         let free = look.width.saturating_sub(DURATION + status + 3);
-        let bar = free.saturating_sub(label).clamp((free / 4).max(8), MAX_BAR);
+        let bar = match look.width {
+            // What it was is more than when it was.
+            ..NARROW => 0,
+            _ => free.saturating_sub(label).clamp((free / 4).max(8), MAX_BAR),
+        };
         Columns {
             status,
             label: free.saturating_sub(bar).min(label),
@@ -85,8 +89,11 @@ impl Columns {
         self.styled(out, colour, arrow);
         let _ = write!(out, " {service} ");
         self.styled(out, Style::new().bold(), &name);
-        let _ = write!(out, "{:1$} ", "", self.label.saturating_sub(used));
-        self.styled(out, if failed { BAD } else { colour }, &self.bar(span));
+        let _ = write!(out, "{:1$}", "", self.label.saturating_sub(used));
+        if self.bar > 0 {
+            out.push(' ');
+            self.styled(out, if failed { BAD } else { colour }, &self.bar(span));
+        }
         let length = duration(span.end_unix_ns.saturating_sub(span.start_unix_ns));
         let _ = write!(out, " {length:>DURATION$} ");
         self.styled(out, style, status);

@@ -146,7 +146,7 @@ fn no_line_is_wider_than_the_terminal() {
     spans[4].name = "a".repeat(300).into();
     spans[4].status = Status::Error(Some("b".repeat(300).into()));
     spans[3].resource = example::resource(9, &"c".repeat(300));
-    for width in [MIN_WIDTH, 80, 120] {
+    for width in [MIN_WIDTH, 60, NARROW - 1, NARROW, 80, 120] {
         for line in drawn(
             &spans,
             Look {
@@ -157,6 +157,62 @@ fn no_line_is_wider_than_the_terminal() {
         .lines()
         {
             assert!(line.chars().count() <= width, "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_narrow_terminal_shows_what_matters() {
+    let look = |width| Look {
+        width,
+        ..Look::default()
+    };
+    insta::assert_snapshot!(drawn(&shop(), look(60)), @r"
+    trace 0af7651916cd43dd8448eb211c80319c  14:13:20.000Z
+    ◂ shop GET /orders/{id}                    120 ms 503
+    ├─→ shop cart.Cart/Checkout               50.0 ms OK
+    │ ╰─◂ cart cart.Cart/Checkout             40.0 ms OK
+    │   ╰─→ cart prices.v1.Pri…ice/GetPrices  25.0 ms OK
+    │     ╰─◂ prices prices.v1.P…e/GetPrices  15.0 ms OK
+    ╰─→ shop stock.Stock/Reserve              40.0 ms ERROR
+        UNAVAILABLE: connection refused
+    ");
+    insta::assert_snapshot!(drawn(&shop(), look(40)), @r"
+    trace 0af7651916cd43dd8448eb211c80319c
+    ◂ shop GET /o…s/{id}   120 ms 503
+    ├─→ shop cart.…ckout  50.0 ms OK
+    │ ╰─◂ cart cart…kout  40.0 ms OK
+    │   ╰─→ cart pri…ces  25.0 ms OK
+    │     ╰─◂ prices p…s  15.0 ms OK
+    ╰─→ shop stock…serve  40.0 ms ERROR
+        UNAVAILABLE: connection refused
+    ");
+    for width in [40, 60] {
+        let mut screen = Screen::new(look(width));
+        screen.take(&shop());
+        let table = screen.console.summary().unwrap();
+        assert!(table.lines().all(|line| line.chars().count() <= width), "{table}");
+        if width == 40 {
+            insta::assert_snapshot!(table, @r"
+            cart client prices.v1.Pri…vice/GetPrices
+              calls 1  errors 0
+              p50 25.0 ms  p99 25.0 ms
+            cart server cart.Cart/Checkout
+              calls 1  errors 0
+              p50 40.1 ms  p99 40.1 ms
+            prices server prices.v1.Pr…ice/GetPrices
+              calls 1  errors 0
+              p50 15.0 ms  p99 15.0 ms
+            shop client cart.Cart/Checkout
+              calls 1  errors 0
+              p50 50.1 ms  p99 50.1 ms
+            shop client stock.Stock/Reserve
+              calls 1  errors 1
+              p50 40.1 ms  p99 40.1 ms
+            shop server GET /orders/{id}
+              calls 1  errors 1
+              p50 120 ms  p99 120 ms
+            ");
         }
     }
 }

@@ -20,19 +20,28 @@ pub fn draw(out: &mut String, spans: &[Span], look: &Look) {
         .max()
         .unwrap_or_default();
     let columns = Columns::new(look, label, start, end);
-    // Writing to a string does not fail.
-    let _ = write!(out, "trace ");
+    let mut head = "trace ".to_owned();
     for byte in first.context.trace_id {
-        let _ = write!(out, "{byte:02x}");
+        // Writing to a string does not fail.
+        let _ = write!(head, "{byte:02x}");
     }
     let count = spans.len();
     let noun = if count == 1 { "span" } else { "spans" };
-    let _ = writeln!(
-        out,
-        "  {}  {}  {count} {noun}",
+    let details = [
         line::time_of_day(start),
-        duration(end.saturating_sub(start))
-    );
+        duration(end.saturating_sub(start)),
+        format!("{count} {noun}"),
+    ];
+    // As much of it as there is room for: the id is what a person copies.
+    for detail in details {
+        if head.chars().count() + 2 + detail.chars().count() > look.width {
+            break;
+        }
+        head.push_str("  ");
+        head.push_str(&detail);
+    }
+    out.push_str(&head);
+    out.push('\n');
     for (span, prefix, below) in lines {
         columns.span(out, span, &prefix, &below);
     }
