@@ -7,7 +7,7 @@ use super::huffman::tests::encode as huffman;
 use super::tests::{Seen, decode};
 use super::{Decoder, Error, integer};
 
-type Pair = (Vec<u8>, Vec<u8>);
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
 /// How a field goes on the wire.
 #[derive(Clone, Debug)]
@@ -154,12 +154,12 @@ fn blocks(steps: &[Step]) -> Vec<(Vec<u8>, Vec<Pair>)> {
     blocks
 }
 
-fn whole(fields: &[Pair]) -> Vec<Seen> {
+pub(super) fn whole(fields: &[Pair]) -> Vec<Seen> {
     fields.iter().cloned().map(|(n, v)| (Some(n), Some(v))).collect()
 }
 
 /// Whether each field is the true one as far as it is known.
-fn is_true_or_unknown(seen: &[Seen], truth: &[Pair]) -> bool {
+pub(super) fn is_true_or_unknown(seen: &[Seen], truth: &[Pair]) -> bool {
     seen.len() == truth.len()
         && seen.iter().zip(truth).all(|((n, v), (name, value))| {
             n.as_ref().is_none_or(|n| n == name) && v.as_ref().is_none_or(|v| v == value)

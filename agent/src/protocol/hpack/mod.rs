@@ -6,9 +6,13 @@ mod differential;
 pub mod encoder;
 mod huffman;
 mod integer;
+#[cfg(test)]
+mod stories;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod through_h2;
 
 pub use decoder::{Decoder, Field};
 

@@ -15,7 +15,7 @@ pub(super) fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<Seen>, E
         .map(|()| fields)
 }
 
-fn hex(text: &str) -> Vec<u8> {
+pub(super) fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
     digits.chunks(2).map(|c| (c[0] << 4 | c[1]) as u8).collect()
 }
