@@ -135,9 +135,50 @@ fn calls_given_up_in_go_are_told_as_they_were() -> Result<()> {
     check(Language::Go, Language::Go, &given_up(16, 3))
 }
 
-#[test]
-fn a_hundred_calls_at_once_in_go_are_told_as_they_were() -> Result<()> {
-    a_hundred_at_once(Language::Go)
+/// The tests of each language that take long; those that are not `#[ignore]`d are the short form.
+/// `cargo xtask test --long` runs them all.
+macro_rules! many {
+    ($($(#[$attribute:meta])* $name:ident: $language:ident),* $(,)?) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            $(#[$attribute])*
+            fn a_hundred_calls_at_once_are_told_as_they_were() -> Result<()> {
+                a_hundred_at_once(Language::$language)
+            }
+
+            #[test]
+            $(#[$attribute])*
+            fn a_thousand_calls_on_one_connection_are_told_as_they_were() -> Result<()> {
+                let _turn = alone()?;
+                check(Language::$language, Language::$language, &[Load::new("unary", 1000)])
+            }
+
+            #[test]
+            $(#[$attribute])*
+            fn two_hundred_connections_of_one_call_each_are_told_as_they_were() -> Result<()> {
+                let _turn = alone()?;
+                check(Language::$language, Language::$language, &[Load::new("unary", 200).over(200)])
+            }
+        }
+    )*};
+}
+
+many! {
+    many_in_go: Go,
+    #[ignore = "long form"]
+    many_in_python: Python,
+    #[ignore = "long form"]
+    many_in_asyncio: PythonAio,
+    #[ignore = "long form"]
+    many_in_node: Node,
+    #[ignore = "long form"]
+    many_in_java: Java,
+    #[ignore = "long form"]
+    many_in_cpp: Cpp,
+    #[ignore = "long form"]
+    many_in_rust: Rust,
 }
 
 #[test]
@@ -148,18 +189,6 @@ fn a_hundred_calls_at_once_in_python_are_told_as_they_were() -> Result<()> {
 #[test]
 fn a_hundred_calls_at_once_in_rust_are_told_as_they_were() -> Result<()> {
     a_hundred_at_once(Language::Rust)
-}
-
-#[test]
-fn a_thousand_calls_on_one_connection_are_told_as_they_were() -> Result<()> {
-    let _turn = alone()?;
-    check(Language::Go, Language::Go, &[Load::new("unary", 1000)])
-}
-
-#[test]
-fn two_hundred_connections_of_one_call_each_are_told_as_they_were() -> Result<()> {
-    let _turn = alone()?;
-    check(Language::Go, Language::Go, &[Load::new("unary", 200).over(200)])
 }
 
 #[test]

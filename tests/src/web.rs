@@ -95,6 +95,19 @@ impl Web {
     /// # Errors
     /// When a program fails.
     pub fn run(server: &str, flags: &[&str], clients: &[(&str, &str)]) -> Result<Self> {
+        Self::run_under(server, flags, clients, Agent::attach)
+    }
+
+    /// The same under an agent of the caller's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_under(
+        server: &str,
+        flags: &[&str],
+        clients: &[(&str, &str)],
+        agent: impl FnOnce(&[u32], &Folder) -> Result<Agent>,
+    ) -> Result<Self> {
         let folder = Folder::new()?;
         let port = free_port()?;
         let address = format!("127.0.0.1:{port}");
@@ -114,7 +127,7 @@ impl Web {
             started.push(Running::start(*client, &mut command)?);
         }
         let pids: Vec<u32> = started.iter().chain([&running]).map(Running::pid).collect();
-        let agent = Agent::attach(&pids, &folder)?;
+        let agent = agent(&pids, &folder)?;
         for client in &mut started {
             client.take_stdin().context("stdin")?.write_all(b"go\n")?;
         }

@@ -59,6 +59,9 @@ enum Task {
         /// Only format, lints, documents and unit tests.
         #[arg(long)]
         fast: bool,
+        /// Only ground truth, deaths and late attaches, in all languages and with five times the calls.
+        #[arg(long, conflicts_with = "fast")]
+        long: bool,
     },
     /// Feeds the parsers made-up input.
     Fuzz {
@@ -88,7 +91,8 @@ fn run(task: &Task) -> Result<ExitCode> {
             stop::run();
             Ok(())
         }
-        Task::Test { fast } => test::run(*fast),
+        Task::Test { long: true, .. } => test::long(),
+        Task::Test { fast, .. } => test::run(*fast),
         Task::Fuzz { seconds } => fuzz::run(*seconds),
         Task::Backends => backends::run(),
         Task::Bench(arguments) => bench::run(arguments),

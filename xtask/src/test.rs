@@ -135,6 +135,45 @@ pub fn run(fast: bool) -> Result<()> {
     checks.close()
 }
 
+/// The long form of the tests against ground truth: every language, all pairs, five times the calls.
+///
+/// # Errors
+/// When the machine can't be set up; failed tests end the process with 1.
+pub fn long() -> Result<()> {
+    let mut checks = Checks::default();
+    setup::for_tests()?;
+    setup::need_root("test --long: load programs into the kernel")?;
+    checks.stage("kernel programs", |_| build_ebpf::run());
+    checks.stage("agent", |_| build::run());
+    checks.stage("long end-to-end tests", |tally| {
+        let arguments = [
+            "test",
+            "--release",
+            "--package",
+            "tracewire-tests",
+            "--test",
+            "ground_truth",
+            "--test",
+            "lifecycle",
+            "--test",
+            "late_attach",
+            "--no-fail-fast",
+            "--",
+            "--include-ignored",
+            "--show-output",
+            "--test-threads=1",
+        ];
+        let mut command = cargo(&arguments);
+        tests(
+            tally,
+            command
+                .env("TRACEWIRE_BIN", place::agent())
+                .env("TRACEWIRE_TESTS", "full"),
+        )
+    });
+    checks.close()
+}
+
 /// Cargo, in the package of the demo's services.
 fn services(arguments: &[&str]) -> Command {
     let mut command = cargo(arguments);
