@@ -36,8 +36,8 @@ fn page_of(mut whole: clap::Command, name: &str) -> Result<clap::Command, Failur
     whole.build();
     let found = whole.find_subcommand(name).filter(|found| found.get_name() != "help");
     let Some(found) = found.cloned() else {
-        let names: Vec<&str> = whole.get_subcommands().map(clap::Command::get_name).collect();
-        let names = names.join(", ");
+        let names = whole.get_subcommands().map(clap::Command::get_name);
+        let names = names.filter(|name| *name != "help").collect::<Vec<_>>().join(", ");
         return Err(Failure::Usage(format!(
             "manual: there is no command `{name}`, but {names}"
         )));
