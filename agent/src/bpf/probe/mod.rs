@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use aya::Ebpf;
 use aya::maps::MapData;
@@ -109,8 +109,10 @@ fn runtimes(wanted: Wanted) -> Vec<Box<dyn Runtime>> {
     runtimes
 }
 
-/// A file by device and inode.
-type FileId = (u64, u64);
+/// A file by device and inode, and when it was made, ns (0: the file system does not say): the
+/// number of an inode is given again, and libraries that a JVM unpacks are gone soon. Not by a
+/// time that changes: one file under two names would be probed twice.
+type FileId = (u64, u64, u128);
 
 /// A file that a process runs code of.
 #[derive(Clone, Debug)]
@@ -167,7 +169,8 @@ pub fn mapped(pid: u32) -> io::Result<Vec<Mapped>> {
 fn file_id(path: &Path) -> io::Result<FileId> {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::metadata(path)?;
-    Ok((meta.dev(), meta.ino()))
+    let made = meta.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    Ok((meta.dev(), meta.ino(), made.map_or(0, |since| since.as_nanos())))
 }
 
 /// What one runtime can do in one file of a process; for people.
@@ -630,5 +633,30 @@ fn forget(ebpf: &mut Ebpf, pid: u32, number: u32) {
     if let Some(mut layouts) = layouts(ebpf) {
         // Absent is as good as removed.
         let _ = layouts.remove(&key(pid, number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// A library that is unpacked where another was, with its number, is not taken for that one.
+    #[test]
+    fn a_file_with_the_number_of_one_that_is_gone_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("library");
+        let mut known = HashSet::new();
+        for _ in 0..20 {
+            std::fs::write(&path, b"code").unwrap();
+            assert_eq!(file_id(&path).unwrap(), file_id(&path).unwrap());
+            // Where the file system says when it was made.
+            if std::fs::metadata(&path).unwrap().created().is_ok() {
+                assert!(known.insert(file_id(&path).unwrap()));
+            }
+            std::fs::remove_file(&path).unwrap();
+            // Clocks of file systems tick a few milliseconds apart.
+            std::thread::sleep(Duration::from_millis(12));
+        }
     }
 }
