@@ -98,6 +98,16 @@ fn whatever_openssl_1_1_1_does_is_told_as_it_was() -> Result<()> {
     odd("1.1.1")
 }
 
+/// Key updates, renegotiation, resumption, writes of two megabytes that block or must be tried again,
+/// corked records, connections on memory, and one that ends in mid-record.
+#[test]
+fn whatever_gnutls_does_is_told_as_it_was() -> Result<()> {
+    let _turn = alone()?;
+    let (requests, report) = exchange::run("gnutls", "3")?;
+    exchange::assert_told(&requests, &report);
+    Ok(())
+}
+
 /// Not by way of hyper or tonic, and in a program with two versions of rustls.
 #[test]
 fn what_rustls_encrypts_is_told_as_it_was() -> Result<()> {

@@ -24,6 +24,9 @@ const OPENSSL: &Functions = &[
 const GNUTLS: &Functions = &[
     ("gnutls_record_recv", Kind::Read, true),
     ("gnutls_record_send", Kind::Write, true),
+    // Sends again what was taken while corked: calls inside a call do not count, and what it
+    // returns is no count of this kind.
+    ("gnutls_record_uncork", Kind::WriteCounted, false),
     ("gnutls_handshake", Kind::Handshake, false),
     ("gnutls_deinit", Kind::Free, false),
 ];
