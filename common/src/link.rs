@@ -156,22 +156,21 @@ pub mod runtime {
 
 /// What the agent's module for grpc-core tells its programs.
 pub mod grpc_core {
-    /// Cookie of the probe at the making of a stream: the transport is the first argument, the stream the second.
+    /// Cookie of the probe at the making of a stream: the transport is the first argument, the stream the second. The
+    /// upper half is the address of the probe in the file.
     pub const FROM_TRANSPORT: u64 = 1;
     /// Flag: calls may be served by call-backs, so a thread's work begins at a completion queue or is in doubt.
     pub const MANY_THREADS: u32 = 1;
 
     /// Members of a process's layout; addresses are those of the file.
     pub mod layout {
-        /// Address of the probe at the making of a stream.
-        pub const STREAM: usize = 0;
         /// Address of the probe at the giving of a client stream's identifier.
-        pub const IDENTIFIER: usize = 1;
+        pub const IDENTIFIER: usize = 0;
         /// Flags.
-        pub const FLAGS: usize = 2;
+        pub const FLAGS: usize = 1;
         /// Endpoint types, three members each: address of the table of functions; offset in the endpoint of the
         /// pointer to what holds the descriptor, 0 if it is the endpoint itself; offset of the descriptor in that.
-        pub const TABLE: usize = 3;
+        pub const TABLE: usize = 2;
         /// How many there may be.
         pub const TABLES: usize = 4;
     }

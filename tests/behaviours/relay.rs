@@ -320,25 +320,12 @@ fn python_aio_with_a_shared_worker() -> Result<()> {
 #[test]
 fn python_older_grpcio() -> Result<()> {
     let _turn = alone()?;
-    const BUILDS: [&[&str]; 3] = [&["1.66.2"], &["1.70.0"], &["1.80.0"]];
+    const BUILDS: [&[&str]; 3] = [&["1.60.1"], &["1.70.0"], &["1.80.0"]];
     for build in BUILDS {
         check(&format!("grpcio {build:?}"), Kind::PYTHON.built(build), loads()[1], 1.0)?;
         let what = format!("grpcio, asyncio {build:?}");
         check(&what, Kind::PYTHON_AIO.built(build), loads()[1], 1.0)?;
     }
-    Ok(())
-}
-
-/// What is not followed is named, and nothing is guessed.
-#[test]
-fn python_with_a_grpcio_that_is_not_followed() -> Result<()> {
-    let _turn = alone()?;
-    let relayed = relay::run(Kind::GO, &[Kind::PYTHON.built(&["1.62.3"]); 2], loads()[0])?;
-    let links = relayed.links();
-    assert!(links.wrong.is_empty(), "{:?}", links.wrong);
-    assert_eq!(links.linked, 0, "by luck");
-    let lacking = relayed.report.counters.get("probes_lacking");
-    assert!(lacking.is_some_and(|n| *n > 0), "{:?}", relayed.report.counters);
     Ok(())
 }
 

@@ -10,11 +10,29 @@ use super::Binary;
 
 /// Entries read of one table.
 const ENTRIES: u64 = 64;
+/// Bytes of a class in which its bases begin.
+const BASES: i64 = 256;
 
 impl Binary {
     /// The addresses in the primary virtual table of the class with this mangled name (`21grpc_chttp2_transport`),
     /// in order. A pure virtual function or a pointer elsewhere ends the list. `None` where the table is not unique.
     pub fn virtual_functions(&self, class: &str) -> Option<Vec<u64>> {
+        let mut found = self.virtual_tables(class, 0..=0)?;
+        match found.len() {
+            1 => found.pop(),
+            _ => None,
+        }
+    }
+
+    /// The same of the tables for its other bases, all in a row: functions that take a pointer into the middle of the
+    /// object. A compiler may give them bodies of their own.
+    pub fn functions_of_bases(&self, class: &str) -> Vec<u64> {
+        let found = self.virtual_tables(class, -BASES..=-1);
+        found.unwrap_or_default().concat()
+    }
+
+    /// Virtual tables of a class by their offset to top.
+    fn virtual_tables(&self, class: &str, tops: std::ops::RangeInclusive<i64>) -> Option<Vec<Vec<u64>>> {
         let pointers = self.pointers();
         let mut name = Vec::with_capacity(class.len() + 1);
         name.extend_from_slice(class.as_bytes());
@@ -28,9 +46,10 @@ impl Binary {
             .collect();
         let [info] = infos[..] else { return None };
         // A virtual table: offset to top (0 in the primary one), type information, functions.
+        let top = |at: u64| Some(self.u64_at(at.checked_sub(8)?)?.cast_signed());
         let tables: Vec<u64> = pointers
             .iter()
-            .filter(|(at, target)| *target == info && at.checked_sub(8).and_then(|top| self.u64_at(top)) == Some(0))
+            .filter(|(at, target)| *target == info && top(*at).is_some_and(|top| tops.contains(&top)))
             .map(|(at, _)| *at)
             .collect();
         let mut found = Vec::new();
@@ -43,10 +62,7 @@ impl Binary {
                 found.push(functions);
             }
         }
-        match found.len() {
-            1 => found.pop(),
-            _ => None,
-        }
+        Some(found)
     }
 
     /// Words of the file's data that lead to one of these addresses, once loaded.

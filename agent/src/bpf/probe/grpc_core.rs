@@ -65,13 +65,10 @@ fn places(binary: &Binary, numbers: &mut Layout, python: bool) -> Result<Vec<Poi
         .symbol("grpc_call_start_batch")
         .or_else(|| binary.function_using(b"grpc_call_start_batch(call="))
         .ok_or("grpc_call_start_batch is not found")?;
-    let made = stream(binary).ok_or("the making of a stream is not found")?;
-    // Their transport has several bases, and the one whose functions are called has a body of its own; links were never
-    // seen there.
-    if made.from_transport {
-        return Err("the transport makes its streams itself, as in grpc-core 1.60 to 1.64: not followed".to_owned());
-    }
-    let given = identifier(binary, made.identifier).ok_or("the giving of a stream's identifier is not found")?;
+    let made = stream(binary);
+    let made = made.first().map(|first| (first.identifier, &made));
+    let (written, made) = made.ok_or("the making of a stream is not found")?;
+    let given = identifier(binary, written).ok_or("the giving of a stream's identifier is not found")?;
     endpoints(binary, numbers)?;
     let place = |program, function| {
         let (point, offset) = binary
@@ -88,16 +85,20 @@ fn places(binary: &Binary, numbers: &mut Layout, python: bool) -> Result<Vec<Poi
         ))
     };
     let (_, batch) = place("grpc_batch", batch)?;
-    let (address, mut stream) = place("grpc_stream", made.function)?;
-    numbers[layout::STREAM] = address;
-    stream.cookie = if made.from_transport { FROM_TRANSPORT } else { 0 };
+    let mut points = Vec::new();
+    for made in made {
+        let (address, mut stream) = place("grpc_stream", made.function)?;
+        let swapped = if made.from_transport { FROM_TRANSPORT } else { 0 };
+        stream.cookie = swapped | u64::from(address) << 32;
+        points.push(stream);
+    }
     numbers[layout::IDENTIFIER] = u32::try_from(given.address).map_err(|_| "the file is too large")?;
     let identifier = Point {
         program: "grpc_stream_id",
         offset: binary.offset(given.address).ok_or("no offset")?,
         cookie: given.cookie,
     };
-    let mut points = vec![stream, identifier, batch];
+    points.extend([identifier, batch]);
     if !python {
         let next = binary
             .symbol("grpc_completion_queue_next")
@@ -118,17 +119,23 @@ struct Made {
     identifier: u32,
 }
 
-fn stream(binary: &Binary) -> Option<Made> {
+/// More than one where the class of transports has several bases, and the compiler gave each a body of its own. Empty
+/// where it is not clear.
+fn stream(binary: &Binary) -> Vec<Made> {
+    const CLASS: &str = "21grpc_chttp2_transport";
     let constructors = binary.symbols(|name| name.starts_with("_ZN18grpc_chttp2_streamC"));
     let mut found: Vec<Made> = constructors
         .iter()
         .filter_map(|symbol| made(binary, symbol.function, false))
         .collect();
+    let begins = |address: u64| binary.function_at(address).filter(|f| f.address == address);
     if found.is_empty() {
-        for address in binary.virtual_functions("21grpc_chttp2_transport")? {
-            let Some(function) = binary.function_at(address).filter(|f| f.address == address) else {
-                continue;
-            };
+        for function in binary
+            .virtual_functions(CLASS)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(begins)
+        {
             found.extend(match exchanged(binary, function) {
                 Some(constructor) => made(binary, constructor, false),
                 None => made(binary, function, true),
@@ -137,10 +144,22 @@ fn stream(binary: &Binary) -> Option<Made> {
     }
     found.sort_by_key(|made| made.function);
     found.dedup();
-    match found[..] {
-        [made] => Some(made),
-        _ => None,
+    let [only] = found[..] else { return Vec::new() };
+    if only.from_transport {
+        let others = binary.functions_of_bases(CLASS).into_iter().filter_map(begins);
+        let mut others: Vec<Made> = others
+            .filter_map(|function| made(binary, function, true))
+            .filter(|other| other.identifier == only.identifier)
+            .collect();
+        others.retain(|other| *other != only);
+        others.sort_by_key(|made| made.function);
+        others.dedup();
+        if others.len() > 1 {
+            return Vec::new();
+        }
+        found.extend(others);
     }
+    found
 }
 
 /// Where a function goes on that does nothing but exchange its first two arguments.
@@ -358,11 +377,10 @@ mod tests {
                 found.layout,
                 found.abilities
             );
-            let older = ["1.60", "1.62", "1.64"].iter().any(|version| path.contains(version));
             for ability in &found.abilities {
-                assert_ne!(ability.points.is_ok(), older, "{path}: {ability:?}");
+                assert!(ability.points.is_ok(), "{path}: {ability:?}");
             }
-            assert_eq!(found.layout[layout::TABLE] != 0, !older, "{path}");
+            assert_ne!(found.layout[layout::TABLE], 0, "{path}");
         }
     }
 }

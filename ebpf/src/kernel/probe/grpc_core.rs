@@ -101,7 +101,6 @@ pub fn grpc_stream(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn stream(ctx: &ProbeContext, pid: u32) -> Option<()> {
-    let places = layout(pid, runtime::GRPC_CORE)?;
     let (first, second) = (register!(ctx, rdi), register!(ctx, rsi));
     let (server_data, arena) = (register!(ctx, rcx), register!(ctx, r8));
     let swapped = cookie(ctx) & FROM_TRANSPORT != 0;
@@ -118,7 +117,7 @@ fn stream(ctx: &ProbeContext, pid: u32) -> Option<()> {
         let _ = GRPC_STREAMS.insert(key, arena, 0);
         return None;
     }
-    let bias = register!(ctx, rip).wrapping_sub(u64::from(places[at::STREAM]));
+    let bias = register!(ctx, rip).wrapping_sub(cookie(ctx) >> 32);
     let connection = connection(transport, pid, bias)?;
     let request = StreamKey::served(connection, server_data as u32);
     context::serve(&unit, &request);
