@@ -287,6 +287,7 @@ impl Pipeline {
             }
         }
         self.pulse.ready(false);
+        self.kernel.leave();
         // Nothing new: the processes are let go, then what is in the buffer is read.
         let watched: Vec<u32> = self.named.watched.drain().collect();
         for pid in watched {

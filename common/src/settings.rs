@@ -106,6 +106,10 @@ pub struct Offsets {
     pub sk_flags: u32,
     /// `proto.memory_pressure`
     pub proto_memory_pressure: u32,
+    /// `task_struct.sighand`
+    pub task_sighand: u32,
+    /// `sighand_struct.action`
+    pub sighand_action: u32,
 }
 
 /// Offset of a member that this kernel does not have.
@@ -133,11 +137,15 @@ pub struct Settings {
     pub inject: u32,
     /// 1: what the framers decide is logged.
     pub log: u32,
+    /// 1: it is followed which call is made on behalf of which request.
+    pub links: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: u32 members only.
 unsafe impl Plain for Offsets {}
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 56);
 
-// SAFETY: integers only; 48 bytes without padding (asserted above).
+// SAFETY: integers only; 56 bytes without padding (asserted above).
 unsafe impl Plain for Settings {}

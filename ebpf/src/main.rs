@@ -21,7 +21,7 @@ mod programs {
 
     use crate::kernel::maps::slot;
     use crate::kernel::tls::{self, state::call};
-    use crate::kernel::{files, inject, process, socket, syscall};
+    use crate::kernel::{files, handlers, inject, process, socket, syscall};
 
     /// Rung 1 (6.3 and up): the end of every socket send.
     #[btf_tracepoint(function = "sock_send_length")]
@@ -146,6 +146,14 @@ mod programs {
     #[unsafe(link_section = "iter/task_file")]
     pub extern "C" fn socket_files(ctx: *const core::ffi::c_void) -> i32 {
         files::visited(ctx);
+        0
+    }
+
+    /// Asked by the agent: a task.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "iter/task")]
+    pub extern "C" fn signal_handlers(ctx: *const core::ffi::c_void) -> i32 {
+        handlers::visited(ctx);
         0
     }
 

@@ -339,12 +339,79 @@ fn cpp() -> Result<()> {
     Ok(())
 }
 
-/// Nothing is known of it from outside: no link is right as well.
+/// Without the helper nothing is known of it from outside: no link is right as well.
 #[test]
 fn node() -> Result<()> {
     let _turn = alone()?;
-    for load in loads().into_iter().take(3) {
-        check("grpc-js", Kind::NODE, load, 0.0)?;
+    check("grpc-js", Kind::NODE, loads()[1], 0.0)
+}
+
+/// Awaits, timers, promises; several connections, and calls that wait for one.
+#[test]
+fn node_with_its_helper() -> Result<()> {
+    let _turn = alone()?;
+    for load in loads().into_iter().skip(1) {
+        let relayed = relay::run_with(Kind::GO, &[Kind::NODE; 3], load, &["--node-helper"])?;
+        relayed.assert_linked(&format!("grpc-js with its helper {load:?}"), 1.0);
     }
+    Ok(())
+}
+
+/// `http` with an agent's few connections, and `fetch`.
+#[test]
+fn node_over_http_with_its_helper() -> Result<()> {
+    let _turn = alone()?;
+    let kind = Kind::NODE.serving(&["--http"]);
+    let relayed = relay::run_with(Kind::HTTP, &[kind; 3], loads()[1], &["--node-helper"])?;
+    relayed.assert_linked("Node over HTTP/1 with its helper", 1.0);
+    Ok(())
+}
+
+/// Python over HTTP/1, built in several ways.
+const fn way(flags: &'static [&'static str]) -> Kind {
+    Kind::THREADS.serving(flags)
+}
+
+/// The thread that reads a request, calls, and answers: certain once the process was seen to work like that.
+#[test]
+fn threads_that_serve_one_request_at_a_time() -> Result<()> {
+    let _turn = alone()?;
+    const WAYS: [Kind; 4] = [
+        way(&["--way", "threads"]),
+        way(&["--way", "wsgi", "--timeout", "30"]),
+        way(&["--way", "single"]),
+        way(&["--way", "threads"]),
+    ];
+    let load = Load {
+        concurrency: 8,
+        fan: 2,
+        ..loads()[0]
+    };
+    let load = Load { calls: 60, ..load };
+    let relayed = relay::run(Kind::HTTP, &WAYS, load)?;
+    relayed.assert_linked("threads", 0.7);
+    // Those before it was certain are said to be ambiguous, none is silent.
+    let doubts = relayed.report.counters.get("parents_ambiguous").copied();
+    assert_eq!(doubts, Some(relayed.links().roots), "{:?}", relayed.report.counters);
+    Ok(())
+}
+
+/// Loops, and threads that hand on what they have read: nothing may be concluded from their threads.
+#[test]
+fn threads_that_say_nothing() -> Result<()> {
+    let _turn = alone()?;
+    const WAYS: [Kind; 4] = [
+        way(&["--way", "tasks"]),
+        way(&["--way", "loop"]),
+        way(&["--way", "pool"]),
+        way(&["--way", "swap"]),
+    ];
+    let load = Load {
+        calls: 200,
+        concurrency: 16,
+        ..loads()[0]
+    };
+    let relayed = relay::run(Kind::HTTP, &WAYS, load)?;
+    relayed.assert_linked("loops and pools", 0.0);
     Ok(())
 }

@@ -51,6 +51,8 @@ impl Kind {
 
     /// Go's net/http; it speaks with its like alone.
     pub const HTTP: Kind = Kind::new("http");
+    /// HTTP/1 in Python, without any library; a thread a connection.
+    pub const THREADS: Kind = Kind::new("threads");
     /// tonic.
     pub const RUST: Kind = Kind::new("rust");
 

@@ -54,6 +54,7 @@ const WANTED: &[&str] = &[
     "inode",
     "socket",
     "signal_struct",
+    "sighand_struct",
     "proto",
 ];
 
@@ -243,6 +244,8 @@ impl Btf {
             sk_prot: may("sock.__sk_common.skc_prot"),
             sk_flags: may("sock.__sk_common.skc_flags"),
             proto_memory_pressure: may("proto.memory_pressure"),
+            task_sighand: may("task_struct.sighand"),
+            sighand_action: may("sighand_struct.action"),
         })
     }
 }
@@ -265,6 +268,8 @@ mod tests {
         let offsets = btf.offsets().map_err(|e| e.to_string());
         assert!(offsets.is_ok(), "{offsets:?}");
         assert_eq!(btf.offset("sock.__sk_common.skc_family"), Some(16));
+        // Without it nobody knows whose signal SIGUSR1 is.
+        assert!(btf.offset("sighand_struct.action").is_some());
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub struct Request {
     pub key: [u64; 2],
     /// Observed programs are probed for which call is made on behalf of which request.
     pub links: bool,
+    /// The helper is put into Node processes.
+    pub node_helper: bool,
     /// The programs tell what they decide.
     pub log: bool,
     /// Contexts are written to outbound requests.
@@ -142,6 +144,8 @@ pub(super) fn open(request: &Request, version: (u32, u32), types: &aya::Btf) -> 
         key: request.key,
         inject: u32::from(request.inject),
         log: u32::from(request.log),
+        links: u32::from(request.links),
+        reserved: 0,
     };
     // The trace of a large program takes the kernel minutes to write; the end of it is enough for a message.
     let verbose = std::env::var_os("TRACEWIRE_VERIFIER_LOG").is_some_and(|v| v == "trace");
@@ -207,6 +211,7 @@ impl Kernel {
                     let probes = Probes::new(probe::Wanted {
                         links: request.links,
                         counts: matches!(injection, Some(Ok(Injection { counts: false }))),
+                        node: request.node_helper,
                     });
                     if request.choose_new {
                         probes.ready(&mut ebpf);
@@ -304,6 +309,11 @@ impl Kernel {
     /// A process is gone, or runs another program.
     pub fn unprobe(&mut self, pid: u32) {
         self.probes.gone(&mut self.ebpf, pid);
+    }
+
+    /// Takes out again what was put into observed processes; waits for that.
+    pub fn leave(&mut self) {
+        self.probes.leave(&mut self.ebpf);
     }
 
     /// Names of the Unix sockets that observed processes hold; None: it can't be told.

@@ -142,10 +142,20 @@ pub(super) fn kernel_side(shared: &Shared, env: &Environment<'_>) -> Result<Requ
             .ok_or_else(|| config::Error::new(given.source, format_args!("`{}` is not on or off", given.value)))?,
         (None, None) => Links::default(),
     };
+    let helper = match env.text(&["TRACEWIRE_NODE_HELPER"])? {
+        Some(given) => given.value.parse().map_err(|_| {
+            config::Error::new(
+                given.source,
+                format_args!("`{}` is neither true nor false", given.value),
+            )
+        })?,
+        None => false,
+    };
     Ok(Request {
         ring_bytes: ring * 1024,
         connections,
         links: links == Links::On,
+        node_helper: shared.node_helper || helper,
         rung: shared.hook,
         ..Request::default()
     })

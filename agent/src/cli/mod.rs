@@ -150,6 +150,10 @@ pub(crate) struct Shared {
     /// most; its calls then begin traces of their own [default: on]
     #[arg(long, value_enum, value_name = "WORD", help_heading = "Kernel")]
     links: Option<Links>,
+    /// Put a script into Node processes, by their inspector, that tells which calls are made for which
+    /// request; without it Node's calls begin traces of their own. It is taken out at the end
+    #[arg(long, help_heading = "Kernel")]
+    node_helper: bool,
     #[command(flatten)]
     injection: InjectionFlags,
     /// Use this way of seeing socket data and no other; see `tracewire check`

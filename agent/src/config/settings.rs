@@ -262,6 +262,8 @@ settings! {
         "Connections followed at a time"
     "kernel.links" Kind::Word(&["on", "off"]), "on", ["TRACEWIRE_LINKS"], "links";
         "off: no probes that find out which calls a service makes for which request, which cost it the most"
+    "kernel.node_helper" Kind::Boolean, "false", ["TRACEWIRE_NODE_HELPER"], "node-helper";
+        "Put a script into Node processes, by their inspector, that tells which calls are made for which request"
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::kernel::maps::{self, Cursor, Scratch, offset};
 use crate::kernel::memory::{kernel, user};
 use crate::kernel::open::first_sight;
 use crate::kernel::proof::prove;
+use crate::kernel::threads::heads;
 use crate::kernel::tls::join;
 use crate::kernel::walk::{Walk, flush, stop, walk};
 use crate::kernel::{emit, inject, log};
@@ -163,15 +164,31 @@ pub extern "C" fn call_ended(slot: u32) -> u32 {
         return 0;
     }
     parts.header.time_ns = emit::now();
+    // Here and not on the stack, of which old kernels give 512 bytes to all functions of a call.
+    parts.cursor.heads = shared.requests;
     piece(slot, shared, parts, found, send);
     // SAFETY: as above.
     unsafe { core::ptr::copy_nonoverlapping(&raw const parts.flow, flow, 1) };
+    parts.cursor.heads = heads_ended(shared, parts.cursor.heads);
     parts.cursor.settled = u32::from(settled(shared, parts.cursor.g, send));
     if shared.protocol == protocol::TLS {
         join::met(slot);
         return ciphertext(slot, found, parts.cursor.sk);
     }
     0
+}
+
+/// One of [`heads`], given how many requests' heads had ended before.
+#[inline(always)]
+fn heads_ended(shared: &Shared, before: u32) -> u32 {
+    if shared.protocol != protocol::HTTP1 {
+        return heads::OTHER;
+    }
+    match shared.requests.wrapping_sub(before) {
+        0 => heads::NONE,
+        1 => heads::ONE,
+        _ => heads::SEVERAL,
+    }
 }
 
 /// Whether a goroutine is known for what it does with this connection.

@@ -18,7 +18,7 @@ const FILE: usize = 3;
 
 /// A pointer that a context, or what it points to, holds.
 #[inline(always)]
-fn member(of: *const c_void, number: usize) -> *const c_void {
+pub fn member(of: *const c_void, number: usize) -> *const c_void {
     let at = of.cast::<*const c_void>().wrapping_add(number);
     // SAFETY: all callers name members of the program's own context and of its meta.
     unsafe { at.read_volatile() }

@@ -125,6 +125,10 @@ pub struct Cursor {
     pub g: u64,
     /// 1: this call tells nothing new of who reads or writes its connection.
     pub settled: u32,
+    /// Heads of HTTP/1 requests that ended in this call: one of [`crate::kernel::threads::heads`].
+    pub heads: u32,
+    /// What [`process`] knows of the caller's process.
+    pub how: u32,
     /// Must be 0.
     pub reserved: u32,
 }
@@ -218,6 +222,8 @@ static OFFSETS: Offsets = Offsets {
     sk_prot: 0,
     sk_flags: 0,
     proto_memory_pressure: 0,
+    task_sighand: 0,
+    sighand_action: 0,
 };
 
 /// Set by the agent before loading.
@@ -232,6 +238,8 @@ static SETTINGS: Settings = Settings {
     key: [0; 2],
     inject: 0,
     log: 0,
+    links: 0,
+    reserved: 0,
 };
 
 /// An empty connection, copied into the map from here: it is too large for the stack.

@@ -8,7 +8,7 @@ use tracewire_common::settings::watch;
 use crate::kernel::emit;
 use crate::kernel::maps::{self, offset, setting};
 use crate::kernel::memory::kernel;
-use crate::kernel::tls;
+use crate::kernel::{threads, tls};
 
 #[inline(always)]
 fn header(kind: u8, pid: u32) -> Header {
@@ -67,6 +67,7 @@ pub fn ended(task: u64) {
         return;
     }
     tls::state::forget_thread(&tls::state::thread_unit(id));
+    threads::ended(id);
     let signal = kernel::<u64>(task.wrapping_add(offset!(task_signal) as u64)).unwrap_or(0);
     // `do_exit` has already taken this thread off `signal->live`.
     if kernel::<u32>(signal.wrapping_add(offset!(signal_live) as u64)) != Some(0) {

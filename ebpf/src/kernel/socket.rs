@@ -12,9 +12,9 @@ use tracewire_ebpf::connection::{Flow, flow_flag, phase, protocol};
 use crate::kernel::call::call_ended;
 use crate::kernel::maps::{self, offset, setting};
 use crate::kernel::memory::kernel;
-use crate::kernel::probe::{go, tokio};
+use crate::kernel::probe::{go, node, tokio};
 use crate::kernel::tls::join;
-use crate::kernel::{emit, inject, open};
+use crate::kernel::{emit, inject, open, threads};
 
 const AF_UNIX: u16 = 1;
 const TCP_ESTABLISHED: i32 = 1;
@@ -208,6 +208,8 @@ fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, caller: Calle
     parts.cursor.dry = 0;
     parts.cursor.records = 0;
     parts.cursor.settled = 0;
+    parts.cursor.heads = threads::heads::OTHER;
+    parts.cursor.how = caller.how;
     let go = caller.how & runtime::bit(runtime::GO) != 0;
     parts.cursor.g = if go { go::current_g(regs) } else { 0 };
     call_ended(slot);
@@ -215,13 +217,38 @@ fn ended(sk: u64, connection: u64, moved: u32, way: u8, slot: u32, caller: Calle
         inject::read::contexts(slot);
         inject::enrol::received(sk, &parts.header);
     }
-    if go {
+    runtimes_moved(slot);
+}
+
+/// Bytes were moved, as the scratch says: for those who follow what executes on whose behalf. The
+/// verifier walks it by itself, and its stack is not that of the programs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn runtimes_moved(slot: u32) -> u32 {
+    let Some(scratch) = maps::scratch(slot) else { return 0 };
+    // SAFETY: a live element of a per-CPU map that only this program uses on this CPU.
+    let parts = unsafe { &*scratch };
+    let how = parts.cursor.how;
+    if how & runtime::bit(runtime::GO) != 0 {
         if parts.cursor.settled == 0 {
             go::moved(slot);
         }
-    } else if caller.how & runtime::bit(runtime::TOKIO) != 0 {
+    } else if how & runtime::bit(runtime::TOKIO) != 0 {
         tokio::moved(slot);
+    } else if parts.cursor.heads != threads::heads::OTHER {
+        if how & runtime::bit(runtime::NODE) != 0 {
+            node::moved(slot);
+        } else if setting!(links) != 0 && how & runtime::bit(runtime::GREENLET) == 0 {
+            threads::moved(slot);
+        }
     }
+    0
+}
+
+/// Whether a thread of the process may be all that a request is served by.
+#[inline(always)]
+pub fn may_serve_by_thread(pid: u32) -> bool {
+    setting!(links) != 0 && !maps::runs(pid, runtime::GREENLET)
 }
 
 /// A TCP socket changed its state.

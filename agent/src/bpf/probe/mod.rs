@@ -25,6 +25,7 @@ mod counts;
 mod cpython;
 pub mod go;
 mod grpc_core;
+mod node;
 mod placing;
 pub mod tls;
 pub mod tokio;
@@ -91,6 +92,8 @@ pub struct Wanted {
     pub links: bool,
     /// Code that asks sockets how many bytes they hold.
     pub counts: bool,
+    /// The helper is put into Node processes.
+    pub node: bool,
 }
 
 /// Those that are wanted of all that are known.
@@ -102,6 +105,9 @@ fn runtimes(wanted: Wanted) -> Vec<Box<dyn Runtime>> {
         runtimes.push(Box::new(cpython::CPython));
         runtimes.push(Box::new(cpython::Greenlet));
         runtimes.push(Box::new(grpc_core::GrpcCore));
+        if wanted.node {
+            runtimes.push(Box::new(node::Node));
+        }
     }
     if wanted.counts {
         runtimes.push(Box::new(counts::Counts));
@@ -190,6 +196,7 @@ pub fn look(pid: u32) -> io::Result<Vec<Report>> {
     let runtimes = runtimes(Wanted {
         links: true,
         counts: false,
+        node: true,
     });
     let mut reports = Vec::new();
     for file in mapped(pid)? {
@@ -296,6 +303,7 @@ pub struct Probes {
     looked: HashMap<u32, (Instant, Duration)>,
     counts: Counts,
     failed: BTreeMap<(&'static str, String), u64>,
+    helpers: node::Helpers,
 }
 
 /// How soon a process is looked at again, at first and at most.
@@ -323,6 +331,7 @@ impl Probes {
             looked: HashMap::new(),
             counts: Counts::default(),
             failed: BTreeMap::new(),
+            helpers: node::Helpers::default(),
         }
     }
 
@@ -360,6 +369,28 @@ impl Probes {
             }
         }
         self.all_looked_at(ebpf, pid);
+        self.help(ebpf, pid);
+        self.helpers.settle();
+    }
+
+    /// Puts the helper into a process that runs Node, if it is wanted and not there.
+    fn help(&mut self, ebpf: &mut Ebpf, pid: u32) {
+        if self.looker.wanted.node {
+            let node = self
+                .files
+                .values()
+                .filter(|file| file.processes.contains(&pid))
+                .flat_map(|file| &file.found)
+                .find(|(number, found)| *number == runtime::NODE && found.abilities.iter().all(|a| a.points.is_ok()));
+            if let Some((_, found)) = node {
+                self.helpers.enter(ebpf, pid, &found.layout);
+            }
+        }
+    }
+
+    /// Takes the helpers out of the processes that have one; waits for that.
+    pub fn leave(&mut self, ebpf: &mut Ebpf) {
+        self.helpers.leave(ebpf);
     }
 
     /// The same without waiting for files that were never looked at: see [`Probes::settle`].
@@ -495,6 +526,7 @@ impl Probes {
     fn settled(&mut self, ebpf: &mut Ebpf, id: FileId) {
         for pid in self.awaited.remove(&id).unwrap_or_default() {
             self.all_looked_at(ebpf, pid);
+            self.help(ebpf, pid);
         }
     }
 
@@ -505,6 +537,7 @@ impl Probes {
         let (next, pause) = self.looked.get(&pid).copied().unwrap_or((now, AGAIN));
         if next <= now {
             self.process_soon(ebpf, pid);
+            self.help(ebpf, pid);
             self.looked.insert(pid, (now + pause, (pause * 2).min(SELDOM)));
         }
     }
@@ -532,6 +565,7 @@ impl Probes {
             ..
         } = self;
         looked.remove(&pid);
+        helpers.gone(pid);
         for awaiting in awaited.values_mut() {
             awaiting.remove(&pid);
         }

@@ -12,6 +12,7 @@ pub mod cpython;
 pub mod go;
 pub mod grpc_core;
 pub mod name;
+pub mod node;
 pub mod tokio;
 
 use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_pid_tgid};
@@ -23,8 +24,8 @@ use tracewire_common::link::runtime::{self, LAYOUT};
 use tracewire_common::settings::watch;
 
 use crate::kernel::memory::opaque;
-use crate::kernel::socket::registers;
-use crate::kernel::{context, maps};
+use crate::kernel::socket::{self, registers};
+use crate::kernel::{context, maps, threads};
 
 /// What a runtime's module of the agent knows of a process: by tgid, and in the upper half the runtime.
 #[map]
@@ -76,7 +77,8 @@ pub fn parent_of_written(connection: u64, stream: u32, http1: bool) -> Option<St
         return Some(parent);
     }
     // SAFETY: a helper without arguments.
-    let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    let id = unsafe { bpf_get_current_pid_tgid() };
+    let pid = (id >> 32) as u32;
     if maps::runs(pid, runtime::GO) {
         return if http1 {
             go::writing_http1(pid, registers())
@@ -87,7 +89,16 @@ pub fn parent_of_written(connection: u64, stream: u32, http1: bool) -> Option<St
     if !http1 && maps::runs(pid, runtime::TOKIO) {
         return tokio::writing(pid, stream);
     }
-    None
+    if !http1 {
+        return None;
+    }
+    if maps::runs(pid, runtime::NODE) {
+        return node::writing(connection);
+    }
+    socket::may_serve_by_thread(pid)
+        .then(|| threads::serves(id))
+        .flatten()
+        .and_then(|(request, certain)| certain.then_some(request))
 }
 
 /// What the agent gave the probe.

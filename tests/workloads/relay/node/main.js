@@ -1,8 +1,9 @@
 'use strict';
-// The relay of proto/relay.proto, with grpc-js: an ordinary service without
-// tracing code.
+// The relay of proto/relay.proto, with grpc-js, or with --http over HTTP/1 with its
+// messages in JSON: an ordinary service without tracing code.
 
 const fs = require('node:fs');
+const http = require('node:http');
 const path = require('node:path');
 const { setTimeout: sleep } = require('node:timers/promises');
 const { parseArgs } = require('node:util');
@@ -19,6 +20,7 @@ const { values: flags, positionals: [side] } = parseArgs({
     listen: { type: 'string', default: '127.0.0.1:0' },
     connections: { type: 'string', default: '1' },
     log: { type: 'string' },
+    http: { type: 'boolean', default: false },
   },
 });
 if (side !== 'serve') throw new Error('usage: run serve');
@@ -39,6 +41,7 @@ async function one(hop, k, depth) {
   if (depth > 0) return Promise.resolve().then(() => one(hop, k, depth - 1));
   if (hop.delay_ms > 0) await sleep(Math.random() * hop.delay_ms);
   const id = `${hop.id}/${k}`;
+  if (flags.http) return (await post(k, hop.route[0], { ...hop, id, route: hop.route.slice(1) })).count;
   const metadata = new grpc.Metadata();
   metadata.set('x-call-id', id);
   const ask = { ...hop, id, route: hop.route.slice(1), count: 0 };
@@ -73,10 +76,45 @@ const service = {
   },
 };
 
-const server = new grpc.Server();
-server.addService(Relay.service, service);
+// Fewer connections than calls: some wait for one.
+const agent = new http.Agent({ keepAlive: true, maxSockets: 4 });
+
+async function post(k, address, hop) {
+  const body = JSON.stringify(hop);
+  const options = { method: 'POST', headers: { 'x-call-id': hop.id, 'content-type': 'application/json' } };
+  const url = `http://${address}/pass`;
+  if (k % 2) return (await fetch(url, { ...options, body })).json();
+  return new Promise((resolve, reject) => {
+    http.request(url, { ...options, agent }, (response) => resolve(text(response).then(JSON.parse)))
+      .on('error', reject).end(body);
+  });
+}
+
+async function text(stream) {
+  let all = '';
+  for await (const piece of stream.setEncoding('utf8')) all += piece;
+  return all;
+}
+
+function serveHttp() {
+  const [host, port] = flags.listen.split(':');
+  http.createServer(async (request, response) => {
+    const hop = { delay: 0, ...JSON.parse(await text(request)) };
+    hop.delay_ms = hop.delay;
+    response.end(JSON.stringify({ id: hop.id, count: await onwards(hop) + 1 }));
+  }).listen(port, host, () => console.log('listening', flags.listen));
+}
+
 process.on('SIGTERM', () => process.exit(0));
-server.bindAsync(flags.listen, grpc.ServerCredentials.createInsecure(), (error) => {
-  if (error) throw error;
-  console.log('listening', flags.listen);
-});
+
+function serveGrpc() {
+  const server = new grpc.Server();
+  server.addService(Relay.service, service);
+  server.bindAsync(flags.listen, grpc.ServerCredentials.createInsecure(), (error) => {
+    if (error) throw error;
+    console.log('listening', flags.listen);
+  });
+}
+
+if (flags.http) serveHttp();
+else serveGrpc();
