@@ -562,6 +562,7 @@ impl Probes {
             looked,
             awaited,
             leaving,
+            helpers,
             ..
         } = self;
         looked.remove(&pid);

@@ -30,6 +30,8 @@ const HANDLERS: &str = "signal_handlers";
 const ATTEMPTS: u32 = 20;
 /// How long the observation of a process may be held up by its helper.
 const MOMENT: Duration = Duration::from_secs(2);
+/// How long the agent's end may be held up by the helpers that are still to be taken out.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Node;
@@ -142,6 +144,7 @@ impl Helpers {
 
     /// Takes the helper out of all processes.
     pub fn leave(&mut self, ebpf: &mut Ebpf) {
+        let end = Instant::now() + LEAVING;
         for (pid, state) in self.processes.drain() {
             let State::Entered(thread, layout) = state else {
                 continue;
@@ -152,7 +155,7 @@ impl Helpers {
                 tracing::warn!(pid, "a thread of Node's helper failed");
             }
             // The program may have made the signal its own since.
-            if !matches!(is_own(ebpf, pid, &layout), Ok(true)) {
+            if Instant::now() > end || !matches!(is_own(ebpf, pid, &layout), Ok(true)) {
                 tracing::warn!(pid, "Node's helper stays: it does nothing without an agent");
             } else if let Err(error) = enter::evaluate(pid, enter::REMOVE) {
                 tracing::warn!(pid, %error, "Node's helper stays: it does nothing without an agent");
