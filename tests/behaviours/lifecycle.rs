@@ -236,7 +236,9 @@ fn chosen(arguments: &[&str], port: u16, sides: Sides, change: fn(&mut Command))
     for (number, scenario) in ["unary", "churn", "mixed"].into_iter().enumerate() {
         let load = Load::new(scenario, 10);
         let address = &server.address;
-        let mut client = Client::start_with(Language::Go, address, load, Duration::ZERO, number, &folder, change)?;
+        // Who is chosen is read from the living process, so it lives a moment.
+        let delay = Duration::from_millis(300);
+        let mut client = Client::start_with(Language::Go, address, load, delay, number, &folder, change)?;
         client.finish(CALLS)?;
         truth::read(&client.log, &mut truth)?;
     }
