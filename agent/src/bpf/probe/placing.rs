@@ -121,10 +121,13 @@ fn place(ebpf: &mut Ebpf, path: &std::path::Path, point: Point) -> Result<UProbe
         .map_err(|e| format!("{name} at {:#x}: {}", point.offset, crate::bpf::load::chain(&e)))
 }
 
+/// A file and its probes.
+type Old = (FileId, Vec<UProbeLink>);
+
 /// Takes probes away in a thread of its own.
 #[derive(Default)]
 pub(super) struct Leaving {
-    ways: Option<(Sender<(FileId, Vec<UProbeLink>)>, Receiver<FileId>)>,
+    ways: Option<(Sender<Old>, Receiver<FileId>)>,
     /// Files whose old probes may still be there: new ones would be hit beside them.
     files: HashSet<FileId>,
 }
@@ -133,7 +136,7 @@ impl Leaving {
     /// Takes a file's probes away, soon.
     pub(super) fn add(&mut self, id: FileId, links: Vec<UProbeLink>) {
         if self.ways.is_none() {
-            let (send, asked) = channel::<(FileId, Vec<UProbeLink>)>();
+            let (send, asked) = channel::<Old>();
             let (answer, receive) = channel();
             let thread = std::thread::Builder::new()
                 .name("tracewire-leave".into())
