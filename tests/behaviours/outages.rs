@@ -122,7 +122,7 @@ fn a_receiver_in_trouble_costs_what_is_counted_and_nothing_more() -> Result<()> 
     let receiver = Receiver::start()?;
     let observed = Observed::start(&receiver.url(), &[], &[])?;
     observed.calls(5)?;
-    observed.counts(EXPORTED, &[], 5.0)?;
+    observed.counts(EXPORTED, &["otlp_http"], 5.0)?;
     let mut sent = 5.0;
     for (manner, error) in [
         (Manner::Says("429 Slow Down"), "429"),
@@ -148,9 +148,18 @@ fn a_receiver_in_trouble_costs_what_is_counted_and_nothing_more() -> Result<()> 
         receiver.be(Manner::Good);
         observed.calls(2)?;
         sent += 4.0;
-        observed.counts(EXPORTED, &[], sent).with_context(|| what.clone())?;
+        observed
+            .counts(EXPORTED, &["otlp_http"], sent)
+            .with_context(|| what.clone())?;
         let (_, page) = get(&observed.health, "/metrics")?;
-        assert_eq!(failed(&page), before + 2.0, "{what}: after it all is well again");
+        let errors = page.lines().filter(|line| line.contains("error_type=\""));
+        let errors = errors.collect::<Vec<_>>().join("\n");
+        assert_eq!(
+            failed(&page),
+            before + 2.0,
+            "{what}: after it all is well again:\n{errors}\n{}",
+            observed.agent.said()
+        );
     }
     // More than the queue takes while nobody answers: the rest is dropped, and the memory bounded.
     receiver.be(Manner::Mute);
@@ -163,7 +172,7 @@ fn a_receiver_in_trouble_costs_what_is_counted_and_nothing_more() -> Result<()> 
     receiver.be(Manner::Good);
     observed.calls(1)?;
     let deadline = Instant::now() + PATIENCE;
-    let well = |page: &str| sum(page, EXPORTED, &[]) - failed(page);
+    let well = |page: &str| sum(page, EXPORTED, &["otlp_http"]) - failed(page);
     while well(&get(&observed.health, "/metrics")?.1) <= well(&page) {
         ensure!(
             Instant::now() < deadline,
