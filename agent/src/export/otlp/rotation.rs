@@ -70,7 +70,8 @@ impl Rotated {
     /// What the system said; the old file is still open then.
     pub fn prepare(&mut self, bytes: usize) -> io::Result<Moved> {
         let mut moved = Moved::default();
-        if self.looked.elapsed() >= LOOK {
+        // One that somebody else moved is no longer there to be put aside.
+        if self.looked.elapsed() >= LOOK || self.is_full(bytes) {
             self.looked = Instant::now();
             let there = fs::metadata(&self.path).ok().map(|m| (m.dev(), m.ino()));
             if there != Some(self.identity) {
@@ -78,8 +79,7 @@ impl Rotated {
                 moved.reopened = true;
             }
         }
-        let full = |size: u64| self.written > 0 && self.written.saturating_add(bytes as u64) > size;
-        if self.rotation.size.is_some_and(full) {
+        if self.is_full(bytes) {
             moved.discarded = self.aside(self.rotation.keep).exists();
             for number in (1..self.rotation.keep).rev() {
                 match fs::rename(self.aside(number), self.aside(number + 1)) {
@@ -96,6 +96,12 @@ impl Rotated {
             moved.rotated = true;
         }
         Ok(moved)
+    }
+
+    /// Whether `bytes` more are too many for the file.
+    fn is_full(&self, bytes: usize) -> bool {
+        let more = self.written.saturating_add(bytes as u64);
+        self.rotation.size.is_some_and(|size| self.written > 0 && more > size)
     }
 
     /// `FILE.1`, `FILE.2`, …
@@ -179,6 +185,21 @@ mod tests {
         fs::rename(&path, folder.path().join("spans-old")).unwrap();
         std::thread::sleep(LOOK);
         assert!(file.prepare(3).unwrap().reopened);
+        file.write(b"new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    /// At once, not when it is looked for the next time: what comes till then would be lost.
+    #[test]
+    fn a_full_file_that_somebody_moved_is_made_anew_and_not_put_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spans");
+        let rotation = Rotation { size: Some(4), keep: 2 };
+        let mut file = Rotated::open(&path, rotation).unwrap();
+        file.write(b"old").unwrap();
+        fs::rename(&path, folder.path().join("moved")).unwrap();
+        let moved = file.prepare(3).unwrap();
+        assert!(moved.reopened && !moved.rotated);
         file.write(b"new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
     }
