@@ -275,7 +275,7 @@ fn data<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
     let mut n = flow.need.min(io.available());
     let mut m = flow.message;
     if n != 0 && m.state == 0 && m.left == 0 {
-        let used = match gather(flow.stream, flow.need, n, &mut m, io) {
+        let used = match gather(flow.stream, flow.need, n, (&mut m, &mut flow.message.prefix), io) {
             Ok(used) => used,
             Err(step) => return step,
         };
@@ -312,7 +312,13 @@ fn data<I: Io>(flow: &mut Flow, io: &mut I) -> Step {
 
 /// At a message prefix, `n` ≥ 1 bytes of the frame at hand: how many of them it took.
 #[inline(always)]
-fn gather<I: Io>(stream: u32, need: u32, n: u32, m: &mut Message, io: &mut I) -> Result<u32, Step> {
+fn gather<I: Io>(
+    stream: u32,
+    need: u32,
+    n: u32,
+    (m, kept): (&mut Message, &mut [u8; 8]),
+    io: &mut I,
+) -> Result<u32, Step> {
     let have = u32::from(m.have);
     if have >= PREFIX {
         return Err(Step::Malformed);
@@ -324,8 +330,10 @@ fn gather<I: Io>(stream: u32, need: u32, n: u32, m: &mut Message, io: &mut I) ->
         m.prefix = io.word(0).to_be_bytes();
         PREFIX
     } else {
-        // As in `head`.
-        m.prefix[(have & 7) as usize] = io.byte(0);
+        // As in `head`; where it is kept, for a verifier (Linux 6.18.15) that saw a byte of the stack
+        // written at a place it does not know refuses to read the word.
+        kept[(have & 7) as usize] = io.byte(0);
+        m.prefix = *kept;
         1
     };
     io.skip(used);
