@@ -429,10 +429,16 @@ impl Probes {
     /// Puts probes in files that have been looked at meanwhile, some of them in one call; true: there are more.
     pub fn settle(&mut self, ebpf: &mut Ebpf) -> bool {
         while let Some((file, found)) = self.looker.answer() {
-            let id = file.id;
+            let (id, path) = (file.id, file.path.clone());
             match self.begin(ebpf, file, found) {
                 Some(placing) => self.placing.push_back(placing),
-                None => self.settled(ebpf, id),
+                None if path.exists() => self.settled(ebpf, id),
+                // It was reached by a process that is gone: others that run it are looked at by their own way.
+                None => {
+                    for pid in self.awaited.remove(&id).unwrap_or_default() {
+                        self.process_soon(ebpf, pid);
+                    }
+                }
             }
         }
         let end = Instant::now() + TURN;
